@@ -23,12 +23,12 @@ type Unit uint8
 
 // The units.
 const (
-	Events Unit = iota // events, saturating at 255 a visitor, day and column
-	Days               // distinct days with at least one event
+	Events       Unit = iota // events, saturating at 255 a visitor, day and column
+	DistinctDays             // distinct days with at least one event
 )
 
 func (u Unit) String() string {
-	if u == Days {
+	if u == DistinctDays {
 		return "days"
 	}
 	return "events"

@@ -1,0 +1,170 @@
+package index
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// Days answers the seam's questions from layers. It is one shard's part of an
+// index: for each day the layers, the oldest first. It must not be changed
+// while it is read.
+type Days map[taxonomy.Day][]*Layer
+
+// counters is scratch for questions that count; a block's worth is too large
+// for a stack.
+var counters = sync.Pool{New: func() any { return new([BlockSize]uint8) }}
+
+// Leaf is the Leaf of Leaves for OpCount and OpNewest. Sets are not the days'.
+func (d Days) Leaf(block int, op *Operand, dst *Words) int {
+	clear(dst[:])
+	switch op.Kind {
+	case OpCount:
+		switch {
+		case op.Min <= 1:
+			for day := op.From; day <= op.To; day++ {
+				d.or(day, op.Columns, block, dst)
+			}
+		case op.Unit == DistinctDays:
+			d.atLeast(block, op, dst, d.countDays)
+		default:
+			d.atLeast(block, op, dst, d.countEvents)
+		}
+	case OpNewest:
+		d.newestStatement(block, op, dst)
+	}
+	return dst.count()
+}
+
+// or adds to dst who is in one of the columns on a day.
+func (d Days) or(day taxonomy.Day, columns []taxonomy.Column, block int, dst *Words) {
+	for _, l := range d[day] {
+		for _, c := range columns {
+			if lc := l.column(c); lc != nil {
+				lc.or(block, dst)
+			}
+		}
+	}
+}
+
+func (d Days) atLeast(block int, op *Operand, dst *Words, count func(int, *Operand, *[BlockSize]uint8)) {
+	counts := counters.Get().(*[BlockSize]uint8)
+	clear(counts[:])
+	count(block, op, counts)
+	for i := range dst {
+		var w uint64
+		for j, n := range counts[i*64 : i*64+64] {
+			if n >= op.Min {
+				w |= 1 << j
+			}
+		}
+		dst[i] = w
+	}
+	counters.Put(counts)
+}
+
+func (d Days) countEvents(block int, op *Operand, counts *[BlockSize]uint8) {
+	for day := op.From; day <= op.To; day++ {
+		for _, l := range d[day] {
+			for _, c := range op.Columns {
+				if lc := l.column(c); lc != nil {
+					lc.add(block, counts)
+				}
+			}
+		}
+	}
+}
+
+func (d Days) countDays(block int, op *Operand, counts *[BlockSize]uint8) {
+	var w Words
+	for day := op.From; day <= op.To; day++ {
+		if len(d[day]) == 0 {
+			continue
+		}
+		clear(w[:])
+		d.or(day, op.Columns, block, &w)
+		w.each(func(v uint16) { counts[v]++ }) // at most 90 days: no overflow
+	}
+}
+
+// newestStatement walks from the newest day back; the first layer that has a
+// statement of the key about a visitor decides (R16).
+func (d Days) newestStatement(block int, op *Operand, dst *Words) {
+	var all, yes Words
+	var decided Words
+	for day := op.AsOf; day >= op.AsOf.Oldest(); day-- {
+		layers := d[day]
+		for i := len(layers) - 1; i >= 0; i-- {
+			clear(all[:])
+			clear(yes[:])
+			for _, c := range op.All {
+				if lc := layers[i].column(c); lc != nil {
+					lc.or(block, &all)
+				}
+			}
+			for _, c := range op.Columns {
+				if lc := layers[i].column(c); lc != nil {
+					lc.or(block, &yes)
+				}
+			}
+			for w := range dst {
+				dst[w] |= yes[w] &^ decided[w]
+				decided[w] |= all[w]
+			}
+		}
+	}
+}
+
+// Newest is the Newest of Leaves.
+func (d Days) Newest(block int, columns []taxonomy.Column, from, to taxonomy.Day, dst *[BlockSize]uint8) {
+	clear(dst[:])
+	var w, seen Words
+	for day := to; day >= from; day-- {
+		if len(d[day]) == 0 {
+			continue
+		}
+		clear(w[:])
+		d.or(day, columns, block, &w)
+		for i := range w {
+			w[i] &^= seen[i]
+			seen[i] |= w[i]
+		}
+		age := uint8(to-day) + 1
+		w.each(func(v uint16) { dst[v] = age })
+	}
+}
+
+// Events returns how many events an ordinal has in a column on a day, at most
+// 255: the question of one visitor.
+func (d Days) Events(ordinal uint32, c taxonomy.Column, day taxonomy.Day) int {
+	n := 0
+	for _, l := range d[day] {
+		if lc := l.column(c); lc != nil {
+			n += lc.events(ordinal)
+		}
+	}
+	return min(n, 255)
+}
+
+// AddColumns adds to into the visitor-days of each column from day from to day
+// to. A visitor whose events of a day lie in several layers counts for each.
+func (d Days) AddColumns(from, to taxonomy.Day, into map[taxonomy.Column]uint64) {
+	for day := from; day <= to; day++ {
+		for _, l := range d[day] {
+			for i := range l.cols {
+				into[l.cols[i].Column] += l.cols[i].visitors
+			}
+		}
+	}
+}
+
+// SortedColumns returns the columns of a map in order.
+func SortedColumns(m map[taxonomy.Column]uint64) []taxonomy.Column {
+	cols := make([]taxonomy.Column, 0, len(m))
+	for c := range m {
+		cols = append(cols, c)
+	}
+	slices.SortFunc(cols, taxonomy.Column.Compare)
+	return cols
+}
