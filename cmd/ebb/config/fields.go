@@ -1,0 +1,96 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Field is what there is to know of one setting.
+type Field struct {
+	Key     string // listen.public
+	Env     string // EBB_LISTEN_PUBLIC
+	Value   string // what stands for its value in help: HOST:PORT
+	Default string // as text; empty where the default is worked out
+	Help    string
+	Secret  bool // its value is never printed
+
+	index []int // its place in Config
+}
+
+// fields are all settings in the order in which they are printed.
+var fields = collect(reflect.TypeFor[Config](), "", nil)
+
+// Fields returns all settings in the order in which they are printed.
+func Fields() []Field { return append([]Field(nil), fields...) }
+
+// collect walks a struct of settings. A schedule has its default and help where
+// it is used, since three settings share its type.
+func collect(t reflect.Type, prefix string, index []int) (out []Field) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := f.Tag.Get("key")
+		if key == "" {
+			panic(fmt.Sprintf("config: field %s has no key", f.Name))
+		}
+		if prefix != "" {
+			key = prefix + "." + key
+		}
+		at := append(append([]int(nil), index...), i)
+		if f.Type.Kind() == reflect.Struct {
+			inner := collect(f.Type, key, at)
+			if s := f.Tag.Get("schedule"); s != "" {
+				inner[0].Default, inner[0].Help = s, f.Tag.Get("about")
+			}
+			out = append(out, inner...)
+			continue
+		}
+		out = append(out, Field{
+			Key:     key,
+			Env:     "EBB_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_")),
+			Value:   f.Tag.Get("value"),
+			Default: f.Tag.Get("default"),
+			Help:    f.Tag.Get("help"),
+			Secret:  f.Tag.Get("secret") == "true",
+			index:   at,
+		})
+	}
+	return out
+}
+
+// nearest returns the word that is fewest edits away from what was written, and
+// false if none is near enough to be what was meant.
+func nearest(written string, words []string) (string, bool) {
+	best, edits := "", 1+max(2, len(written)/3)
+	for _, w := range words {
+		if d := distance(written, w); d < edits {
+			best, edits = w, d
+		}
+	}
+	return best, best != ""
+}
+
+// distance is the number of letters to insert, delete, replace or swap with
+// their neighbour to turn a into b (optimal string alignment): a swap counts
+// once because it is the commonest slip.
+func distance(a, b string) int {
+	rows := [3][]int{make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		above2, above, row := rows[(i+1)%3], rows[(i-1)%3], rows[i%3]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(above[j]+1, row[j-1]+1, above[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], above2[j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)%3][len(b)]
+}
