@@ -1,0 +1,226 @@
+package query
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ebb-dmp/ebb/segments/index"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// Resolver tells what the words of an expression mean in one view: which
+// columns a trait has, which sources are in use, what another audience is. It is
+// safe for concurrent use, and the caller does not change what it returns.
+type Resolver interface {
+	// Columns returns the columns of a trait from the sources that are in use
+	// for profiling (not withdrawn), sorted; none if the trait is unknown.
+	Columns(t taxonomy.Trait) []taxonomy.Column
+	// AllSources returns the sources in use, sorted.
+	AllSources() []taxonomy.SourceID
+	// StatementColumns returns every column, from sources in use, of the key
+	// under which the newest statement wins ("a:age", "l:crm"), sorted.
+	StatementColumns(key string) []taxonomy.Column
+	// Audience returns the rule of an audience; or nil and true for one that has
+	// members but no rule (a lookalike); or false if there is none.
+	Audience(id taxonomy.AudienceID) (Expr, bool)
+}
+
+// Sizer is a Resolver that also knows how many visitor-days a column has. The
+// planner asks the rare columns of a conjunction first.
+type Sizer interface {
+	Size(c taxonomy.Column) uint64
+}
+
+// IndexResolver is the Resolver of a view: its columns are those that have a
+// visitor in the 90 days to a day.
+type IndexResolver struct {
+	sources    []taxonomy.SourceID
+	columns    map[taxonomy.Trait][]taxonomy.Column
+	statements map[string][]taxonomy.Column
+	sizes      map[taxonomy.Column]uint64
+	audience   func(taxonomy.AudienceID) (Expr, bool)
+}
+
+// NewIndexResolver reads the columns of leaves once. Sources are those in use
+// for profiling, in any order; audience may be nil if there are none.
+func NewIndexResolver(leaves index.Leaves, today taxonomy.Day, sources []taxonomy.SourceID, audience func(taxonomy.AudienceID) (Expr, bool)) (*IndexResolver, error) {
+	r := &IndexResolver{
+		sources:    slices.Compact(slices.Sorted(slices.Values(sources))),
+		columns:    map[taxonomy.Trait][]taxonomy.Column{},
+		statements: map[string][]taxonomy.Column{},
+		sizes:      map[taxonomy.Column]uint64{},
+		audience:   audience,
+	}
+	err := leaves.Columns(today.Oldest(), today, func(c taxonomy.Column, visitorDays uint64) {
+		if !InUse(r, c.Source) {
+			return
+		}
+		// The strings may lie in a file that is unmapped with the view.
+		c = taxonomy.Column{Source: taxonomy.SourceID(strings.Clone(string(c.Source))), Trait: taxonomy.Trait(strings.Clone(string(c.Trait)))}
+		r.sizes[c] += visitorDays
+		if key, ok := c.Trait.Statement(); ok {
+			r.statements[key] = append(r.statements[key], c)
+		}
+		r.columns[c.Trait] = append(r.columns[c.Trait], c)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the columns to %s: %w", today, err)
+	}
+	for _, m := range r.columns {
+		slices.SortFunc(m, taxonomy.Column.Compare)
+	}
+	for _, m := range r.statements {
+		slices.SortFunc(m, taxonomy.Column.Compare)
+	}
+	return r, nil
+}
+
+// Columns is that of Resolver.
+func (r *IndexResolver) Columns(t taxonomy.Trait) []taxonomy.Column { return r.columns[t] }
+
+// AllSources is that of Resolver.
+func (r *IndexResolver) AllSources() []taxonomy.SourceID { return r.sources }
+
+// StatementColumns is that of Resolver.
+func (r *IndexResolver) StatementColumns(key string) []taxonomy.Column { return r.statements[key] }
+
+// Audience is that of Resolver.
+func (r *IndexResolver) Audience(id taxonomy.AudienceID) (Expr, bool) {
+	if r.audience == nil {
+		return nil, false
+	}
+	return r.audience(id)
+}
+
+// Size is that of Sizer.
+func (r *IndexResolver) Size(c taxonomy.Column) uint64 { return r.sizes[c] }
+
+// InUse reports whether a source is one of the resolver's.
+func InUse(r Resolver, s taxonomy.SourceID) bool {
+	_, ok := slices.BinarySearch(r.AllSources(), s)
+	return ok
+}
+
+// columnsOf returns the columns that a Trait counts.
+func columnsOf(r Resolver, t *Trait) []taxonomy.Column {
+	all := r.Columns(t.Trait)
+	if t.Sources == nil {
+		return all
+	}
+	var some []taxonomy.Column
+	for _, c := range all {
+		if _, ok := slices.BinarySearch(t.Sources, c.Source); ok {
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+// statementsOf returns the key's columns, and of those the ones that say yes.
+func statementsOf(r Resolver, key string, yes []taxonomy.Trait) (all, say []taxonomy.Column) {
+	all = r.StatementColumns(key)
+	for _, c := range all {
+		if slices.Contains(yes, c.Trait) {
+			say = append(say, c)
+		}
+	}
+	return all, say
+}
+
+func (a *Attribute) traits() (key string, yes []taxonomy.Trait) {
+	for _, v := range a.In {
+		yes = append(yes, taxonomy.AttributeTrait(a.Key, v))
+	}
+	return "a:" + a.Key, yes
+}
+
+func (l *List) traits() (key string, yes []taxonomy.Trait) {
+	return "l:" + string(l.List), []taxonomy.Trait{taxonomy.ListTrait(l.List, true)}
+}
+
+// Positive returns the columns that an expression uses positively, sorted: the
+// newest day in one of them decides a member's remaining life (R31). There are
+// none for a pure "not", for Any, and for audiences without a rule. Nested
+// rules count; a column below two "not"s is used positively.
+func Positive(e Expr, r Resolver) []taxonomy.Column { return gather(e, r, true) }
+
+// Columns returns every column on which the answer of an expression depends,
+// sorted: those of "any" too if a "not" or a frequency of 0 needs them (R15),
+// and those that decide whether a visitor may be in an audience at all.
+func Columns(e Expr, r Resolver) []taxonomy.Column {
+	return compact(append(gather(e, r, false), r.Columns(taxonomy.TraitBot)...))
+}
+
+func compact(cs []taxonomy.Column) []taxonomy.Column {
+	slices.SortFunc(cs, taxonomy.Column.Compare)
+	return slices.Compact(cs)
+}
+
+func gather(e Expr, r Resolver, positiveOnly bool) []taxonomy.Column {
+	var cs []taxonomy.Column
+	var visit func(e Expr, yes bool, depth int)
+	visit = func(e Expr, yes bool, depth int) {
+		if depth > MaxDepth {
+			return // such an expression is refused where it is planned
+		}
+		take := func(of []taxonomy.Column, yes bool) {
+			if yes || !positiveOnly {
+				cs = append(cs, of...)
+			}
+		}
+		any := r.Columns(taxonomy.TraitAny)
+		switch e := e.(type) {
+		case And:
+			for _, k := range e.Of {
+				visit(k, yes, depth+1)
+			}
+		case Or:
+			for _, k := range e.Of {
+				visit(k, yes, depth+1)
+			}
+		case Not:
+			take(any, false)
+			visit(e.Of, !yes, depth+1)
+		case Any:
+			take(any, false)
+		case Trait:
+			if e.Min == 0 {
+				take(any, false)
+				// "At most" is a "not" in disguise.
+				take(columnsOf(r, &e), !yes || e.LastSeen != nil && yes)
+				return
+			}
+			take(columnsOf(r, &e), yes)
+		case Attribute:
+			key, traits := e.traits()
+			all, say := statementsOf(r, key, traits)
+			take(say, yes)
+			take(all, false)
+		case List:
+			key, traits := e.traits()
+			all, say := statementsOf(r, key, traits)
+			take(say, yes)
+			take(all, false)
+		case Audience:
+			if rule, ok := r.Audience(e.ID); ok && rule != nil {
+				visit(rule, yes, depth+1)
+			}
+		}
+	}
+	visit(e, true, 1)
+	return compact(cs)
+}
+
+// sizeOf estimates how many visitors are in columns.
+func sizeOf(r Resolver, cs []taxonomy.Column) (n uint64) {
+	s, ok := r.(Sizer)
+	if !ok {
+		return uint64(cmp.Compare(len(cs), 0))
+	}
+	for _, c := range cs {
+		n += s.Size(c)
+	}
+	return n
+}
