@@ -10,9 +10,9 @@ import (
 // take. It is safe for concurrent use.
 type Clock struct{ now atomic.Int64 }
 
-// Start is where the suite's clocks begin: 09:30 UTC on the last day of
-// November 2027, so that 90 days later is the leap day of 2028.
-var Start = mustDay("2027-11-30").Start() + 9*taxonomy.Hour + 30*taxonomy.Minute
+// Start is where the suite's clocks begin: 09:30 UTC on 2027-12-02. What happens
+// on that day is over at the start of 2028-03-01, the leap day being its last.
+var Start = mustDay("2027-12-02").Start() + 9*taxonomy.Hour + 30*taxonomy.Minute
 
 // NewClock returns a clock that stands at the given instant.
 func NewClock(at taxonomy.Millis) *Clock {

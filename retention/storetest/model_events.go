@@ -105,10 +105,12 @@ func (m *modelEvents) walk(ctx context.Context, from, to taxonomy.Day, want func
 			}
 			return a.Ref.Compare(b.Ref)
 		})
-		kept := c[:1]
-		for _, e := range c[1:] {
-			if e.Record.Received-kept[len(kept)-1].Record.Received > copiesApart {
-				kept = append(kept, e)
+		// A copy is hidden by any that came before it by at most 48 h, hidden or
+		// not, so that one needs to look no further than that.
+		kept := c[:1:1]
+		for i := 1; i < len(c); i++ {
+			if c[i].Record.Received-c[i-1].Record.Received > copiesApart {
+				kept = append(kept, c[i])
 			}
 		}
 		for _, e := range kept {
