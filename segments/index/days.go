@@ -34,7 +34,7 @@ func (d Days) Leaf(block int, op *Operand, dst *Words) int {
 	case OpNewest:
 		d.newestStatement(block, op, dst)
 	}
-	return dst.count()
+	return dst.Count()
 }
 
 // or adds to dst who is in one of the columns on a day.

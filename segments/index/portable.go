@@ -262,8 +262,8 @@ func setRange(dst *Words, from, to int) {
 	dst[last] |= tail
 }
 
-// count is the number of set bits.
-func (w *Words) count() (n int) {
+// Count is the number of set bits.
+func (w *Words) Count() (n int) {
 	for _, x := range w {
 		n += bits.OnesCount64(x)
 	}

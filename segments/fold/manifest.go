@@ -1,0 +1,212 @@
+package fold
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// manifest is a checkpoint: the names of its files and what else the state is.
+// It is a blob of JSON, written after all it names; the head (headSpace) that
+// points to it is swapped last, so a checkpoint is there whole or not at all.
+type manifest struct {
+	Format      int                                   `json:"format"` // 1
+	Number      uint64                                `json:"number"` // of the checkpoint
+	NextFile    uint64                                `json:"next_file"`
+	Epoch       uint64                                `json:"epoch"`
+	Term        uint64                                `json:"term"`
+	Shards      int                                   `json:"shards"`
+	Groups      int                                   `json:"groups"`
+	Group       taxonomy.Group                        `json:"group"`
+	Clock       taxonomy.Millis                       `json:"clock"`
+	RuleVersion uint32                                `json:"rule_version"`
+	Position    retention.Position                    `json:"position"`
+	FrameTimes  map[taxonomy.WriterID]taxonomy.Millis `json:"frame_times"`
+	Ordinals    map[int]uint32                        `json:"ordinals"` // next ordinal by shard
+	Visitors    []fileRef                             `json:"visitors"` // runs, the newest last
+	State       []fileRef                             `json:"state"`    // runs, the newest last
+	Days        []dayRef                              `json:"days"`
+	Seen        []seenRef                             `json:"seen"`
+}
+
+const manifestFormat = 1
+
+// fileRef is a file of the checkpoint: its number and length.
+type fileRef struct {
+	File  uint64 `json:"f"`
+	Bytes int64  `json:"b"`
+}
+
+// dayRef is the layers of a shard and day, the oldest first.
+type dayRef struct {
+	Shard  int          `json:"s"`
+	Day    taxonomy.Day `json:"d"`
+	Layers []fileRef    `json:"l"`
+}
+
+type seenRef struct {
+	Hour  int64     `json:"h"`
+	Files []fileRef `json:"l"`
+}
+
+// headSpace holds, for each group, the name of the committed manifest.
+var headSpace = retention.KeyedSpace{Name: "checkpoint", Swapped: true}
+
+type head struct {
+	Manifest string `json:"manifest"`
+	Number   uint64 `json:"number"`
+	Epoch    uint64 `json:"epoch"`
+	Term     uint64 `json:"term"`
+}
+
+// files names and numbers the files of a group's checkpoints.
+type files struct {
+	blobs  retention.Blobs
+	folder string
+	next   uint64
+}
+
+func folderOf(g taxonomy.Group) string { return fmt.Sprintf("fold/%d", g) }
+
+func (f *files) name(n uint64, kind string) string { return fmt.Sprintf("%s/%d.%s", f.folder, n, kind) }
+
+// write stores a file under the next number.
+func (f *files) write(ctx context.Context, kind string, over taxonomy.Millis, b []byte) (fileRef, error) {
+	ref := fileRef{File: f.next, Bytes: int64(len(b))}
+	f.next++
+	if _, err := f.blobs.Put(ctx, f.name(ref.File, kind), over, bytes.NewReader(b)); err != nil {
+		return fileRef{}, fmt.Errorf("write %s: %w", f.name(ref.File, kind), err)
+	}
+	return ref, nil
+}
+
+// read returns a file's bytes.
+func (f *files) read(ctx context.Context, kind string, ref fileRef) ([]byte, error) {
+	r, err := f.blobs.Open(ctx, f.name(ref.File, kind))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", f.name(ref.File, kind), err)
+	}
+	defer r.Close()
+	if r.Blob().Bytes != ref.Bytes {
+		return nil, fmt.Errorf("%w: %s has %d bytes, its manifest says %d", retention.ErrCorrupt, r.Blob().Name, r.Blob().Bytes, ref.Bytes)
+	}
+	b := make([]byte, ref.Bytes)
+	if _, err := r.ReadAt(b, 0); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("read %s: %w", f.name(ref.File, kind), err)
+	}
+	return b, nil
+}
+
+// readHead returns the committed manifest of a group and the version of its
+// head; a nil manifest if there is none yet.
+func readHead(ctx context.Context, keyed retention.Keyed, blobs retention.Blobs, g taxonomy.Group) (*manifest, uint64, error) {
+	item, err := keyed.Get(ctx, headSpace, headKey(g))
+	if errors.Is(err, retention.ErrNotFound) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the checkpoint's head: %w", err)
+	}
+	var h head
+	if err := json.Unmarshal(item.Value, &h); err != nil {
+		return nil, 0, fmt.Errorf("%w: the checkpoint's head: %v", retention.ErrCorrupt, err)
+	}
+	r, err := blobs.Open(ctx, h.Manifest)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open checkpoint %s: %w", h.Manifest, err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.NewSectionReader(r, 0, r.Blob().Bytes))
+	if err != nil {
+		return nil, 0, fmt.Errorf("read checkpoint %s: %w", h.Manifest, err)
+	}
+	m := new(manifest)
+	if err := json.Unmarshal(b, m); err != nil {
+		return nil, 0, fmt.Errorf("%w: checkpoint %s: %v", retention.ErrCorrupt, h.Manifest, err)
+	}
+	if m.Format != manifestFormat {
+		return nil, 0, fmt.Errorf("checkpoint %s has format %d, this program reads %d; use the newer program", h.Manifest, m.Format, manifestFormat)
+	}
+	return m, item.Version, nil
+}
+
+func headKey(g taxonomy.Group) retention.Key {
+	return retention.Key{Partition: "group", Item: fmt.Sprint(g)}
+}
+
+// commit writes the manifest and swaps the head to it.
+func (f *files) commit(ctx context.Context, keyed retention.Keyed, m *manifest, version uint64) (uint64, string, error) {
+	n := f.next
+	f.next++
+	m.NextFile = f.next
+	b, err := json.Marshal(m)
+	if err != nil {
+		return 0, "", err
+	}
+	name := f.name(n, "checkpoint")
+	if _, err := f.blobs.Put(ctx, name, 0, bytes.NewReader(b)); err != nil {
+		return 0, "", fmt.Errorf("write %s: %w", name, err)
+	}
+	h, err := json.Marshal(head{Manifest: name, Number: m.Number, Epoch: m.Epoch, Term: m.Term})
+	if err != nil {
+		return 0, "", err
+	}
+	item := retention.Item{Key: headKey(m.Group), Value: h, Version: version}
+	v, err := keyed.Swap(ctx, headSpace, item)
+	if errors.Is(err, retention.ErrUnknown) {
+		// It may have happened: the head itself knows.
+		if now, gerr := keyed.Get(ctx, headSpace, item.Key); gerr == nil && bytes.Equal(now.Value, h) {
+			return now.Version, name, nil
+		}
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("commit checkpoint %d: %w", m.Number, err)
+	}
+	return v, name, nil
+}
+
+// names returns the names of the files that a manifest needs.
+func (f *files) names(m *manifest) map[string]bool {
+	keep := map[string]bool{}
+	add := func(kind string, refs []fileRef) {
+		for _, r := range refs {
+			keep[f.name(r.File, kind)] = true
+		}
+	}
+	add("visitors", m.Visitors)
+	add("state", m.State)
+	for _, d := range m.Days {
+		add("day", d.Layers)
+	}
+	for _, s := range m.Seen {
+		add("seen", s.Files)
+	}
+	return keep
+}
+
+// sweep deletes the group's files that are not to be kept: what an older
+// checkpoint needed, and what one that was never committed wrote.
+func (f *files) sweep(ctx context.Context, keep map[string]bool) error {
+	blobs, err := f.blobs.List(ctx, f.folder)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", f.folder, err)
+	}
+	var old []string
+	for _, b := range blobs {
+		if !keep[b.Name] {
+			old = append(old, b.Name)
+		}
+	}
+	slices.Sort(old)
+	if err := f.blobs.Delete(ctx, old); err != nil {
+		return fmt.Errorf("delete files of older checkpoints: %w", err)
+	}
+	return nil
+}
