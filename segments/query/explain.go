@@ -198,7 +198,7 @@ func (x *explainer) say(path string, code ReasonCode, format string, args ...any
 
 // why explains a part that is empty.
 func (x *explainer) why(path string, e Expr) {
-	if x.raw(path) > 0 {
+	if _, or := e.(Or); !or && x.raw(path) > 0 { // an "or" says it of each part
 		x.say(path, NotEligible, "%d visitors match, but none of them may be profiled (consent, bots, gone, held out)", x.raw(path))
 		return
 	}

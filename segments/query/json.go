@@ -225,6 +225,13 @@ func readNext(dec *json.Decoder, depth int) (*value, error) {
 	return &value{kind: '0'}, nil
 }
 
+// Sizes beyond which JSON is refused before it is looked through: keys of an
+// object, and strings of an array.
+const (
+	maxKeys    = 32
+	maxStrings = 500
+)
+
 // keysOf is what may stand in each kind of node; the first is what names it.
 var keysOf = map[string][]string{
 	"and":       {"and"},
@@ -258,6 +265,9 @@ func (p *parser) expr(path string, v *value, depth int) Expr {
 	}
 	if v.kind != '{' {
 		p.faults.add(path, "want an object such as {\"trait\": …}, got %s", v.what())
+		return nil
+	}
+	if p.tooMany(path, v) {
 		return nil
 	}
 	kind := ""
@@ -402,8 +412,19 @@ func (p *parser) window(path string, v *value) Window {
 	return LastDays(1)
 }
 
+func (p *parser) tooMany(path string, v *value) bool {
+	if len(v.keys) > maxKeys {
+		p.faults.add(path, "has %d keys, at most %d", len(v.keys), maxKeys)
+		return true
+	}
+	return false
+}
+
 // keys refuses keys that are not known, and repeats.
 func (p *parser) keys(path string, v *value, known []string) {
+	if p.tooMany(path, v) {
+		return
+	}
 	for i, k := range v.keys {
 		if !slices.Contains(known, k) {
 			p.unknown(path, k, known)
@@ -440,6 +461,10 @@ func (p *parser) str(path string, v *value) string {
 func (p *parser) strings(path string, v *value) []string {
 	if v.kind != '[' {
 		p.faults.add(path, "want an array of strings, got %s", v.what())
+		return nil
+	}
+	if len(v.vals) > maxStrings {
+		p.faults.add(path, "has %d entries, at most %d", len(v.vals), maxStrings)
 		return nil
 	}
 	out := make([]string, 0, len(v.vals))
