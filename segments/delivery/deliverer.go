@@ -1,0 +1,108 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// Options are what a Deliverer works with. All are needed.
+type Options struct {
+	Keyed retention.Keyed
+	Blobs retention.Blobs
+	// Pseudonym returns the ID of a visitor at a destination by pseudonym.
+	Pseudonym func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string
+	// View returns the newest committed view: the eraser finds ordinals in it,
+	// the sweeper who may still be held. Ordinal and MatchID must answer for
+	// visitors that are gone until the fold has been told to erase them, which
+	// comes after delivery in the order of holders (R25).
+	View       func() (audience.View, error)
+	Formats    map[string]Format
+	Transports map[string]Transport
+	Now        func() taxonomy.Millis
+	Rand       io.Reader
+}
+
+// Deliverer makes deliveries, serves what they left, and takes out who must be
+// forgotten. It is safe for concurrent use, also by several nodes: what changes
+// a destination is one compare-and-swap of its head.
+type Deliverer struct {
+	o  Options
+	mu sync.Mutex
+	at map[taxonomy.DestinationID]*sync.Mutex
+}
+
+// New returns a deliverer over o. It starts nothing.
+func New(o Options) (*Deliverer, error) {
+	switch {
+	case o.Keyed == nil || o.Blobs == nil:
+		return nil, errors.New("new deliverer: needs Keyed and Blobs")
+	case o.Pseudonym == nil || o.View == nil || o.Now == nil || o.Rand == nil:
+		return nil, errors.New("new deliverer: needs Pseudonym, View, Now and Rand")
+	}
+	return &Deliverer{o: o, at: map[taxonomy.DestinationID]*sync.Mutex{}}, nil
+}
+
+// lock makes this process work on a destination once at a time, so that it does
+// not race itself; other nodes meet at the head.
+func (d *Deliverer) lock(dest taxonomy.DestinationID) (unlock func()) {
+	d.mu.Lock()
+	m := d.at[dest]
+	if m == nil {
+		m = new(sync.Mutex)
+		d.at[dest] = m
+	}
+	d.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}
+
+// attempts is how often something is tried anew that met another node's head.
+const attempts = 5
+
+// again runs fn until it does not end in a conflict of heads.
+func again(fn func() error) (err error) {
+	for range attempts {
+		if err = fn(); !errors.Is(err, retention.ErrConflict) {
+			return err
+		}
+	}
+	return err
+}
+
+// Check tells whether a destination names a format and a transport that this
+// program has; faults are taxonomy.FieldErrors. Validate looks at all else.
+func (d *Deliverer) Check(dest *Destination) error {
+	d2 := dest.WithDefaults()
+	var errs []error
+	if d.o.Formats[d2.Format] == nil {
+		errs = append(errs, taxonomy.Invalid("format", "there is no format %q", d2.Format))
+	}
+	t := d.o.Transports[d2.Transport]
+	if t == nil {
+		errs = append(errs, taxonomy.Invalid("transport", "there is no transport %q", d2.Transport))
+	} else if f := t.Facts(); !f.FullReplaces || !f.Served {
+		errs = append(errs, taxonomy.Invalid("transport", "%q pushes, which this program cannot do yet", d2.Transport))
+	}
+	return errors.Join(errs...)
+}
+
+// destinations returns every destination that has a head.
+func (d *Deliverer) destinations(ctx context.Context) (ids []taxonomy.DestinationID, err error) {
+	err = d.o.Keyed.Scan(ctx, Space, nil, func(it retention.Item) error {
+		if it.Key.Item == headItem {
+			ids = append(ids, taxonomy.DestinationID(it.Key.Partition))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list destinations: %w", err)
+	}
+	return ids, nil
+}

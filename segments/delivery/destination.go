@@ -1,0 +1,187 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// IDs says by which ID a destination knows visitors.
+type IDs string
+
+// The kinds of partner IDs. They are never mixed in a file.
+const (
+	// ByPseudonym: a keyed hash made for this destination, so that two of them
+	// cannot join their files. Everyone has one.
+	ByPseudonym IDs = "pseudonym"
+	// ByMatch: the partner's own ID, learnt by sync. Who was not synced is not
+	// sent.
+	ByMatch IDs = "matched"
+)
+
+// EbbID is what a sync URL holds where the visitor's pseudonym goes.
+const EbbID = "${EBB_ID}"
+
+// Defaults and bounds of a destination.
+const (
+	DefaultFloor     = 1000
+	DefaultFormat    = "tsv"
+	DefaultTransport = "pull"
+	DefaultEvery     = Period(time.Hour)
+	DefaultFullEvery = Period(24 * time.Hour)
+
+	minEvery     = Period(5 * time.Minute)
+	maxFullEvery = Period(24 * time.Hour)
+)
+
+// Period is a length of time that reads and prints as Go writes it: "1h30m0s".
+type Period time.Duration
+
+func (p Period) String() string { return time.Duration(p).String() }
+
+// Millis returns the period in milliseconds.
+func (p Period) Millis() taxonomy.Millis { return taxonomy.Millis(time.Duration(p).Milliseconds()) }
+
+// MarshalText gives Go's form.
+func (p Period) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads Go's form.
+func (p *Period) UnmarshalText(b []byte) error {
+	d, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("period %.40q: want a form such as 24h or 1h30m", b)
+	}
+	*p = Period(d)
+	return nil
+}
+
+// Destination is a DSP or other receiver: whom it may have, under which ID, in
+// which form and how often.
+type Destination struct {
+	ID    taxonomy.DestinationID `json:"id"`
+	Title string                 `json:"title"`
+	// IDs: "pseudonym" (the default) or "matched".
+	IDs IDs `json:"ids"`
+	// RequireSync: a destination by pseudonym gets only whom it synced (R32).
+	RequireSync bool `json:"require_sync,omitempty"`
+	// PseudonymEpoch changes every pseudonym of the destination, and so means a
+	// full for everyone. It changes by command only.
+	PseudonymEpoch uint32 `json:"pseudonym_epoch,omitempty"`
+	// Audiences that it gets; none if empty.
+	Audiences []taxonomy.AudienceID `json:"audiences"`
+	// Floor is the smallest number of members with which an audience is
+	// delivered; a smaller one is delivered empty. 0 means DefaultFloor.
+	Floor uint64 `json:"floor"`
+	// SyncURL is where /v1/sync sends the browser, with ${EBB_ID} in the place
+	// of the pseudonym. Empty: no sync.
+	SyncURL   string `json:"sync_url,omitempty"`
+	Format    string `json:"format"`
+	Transport string `json:"transport"`
+	// Every is the time between deliveries, FullEvery that between fulls. A
+	// full is made early rather than late, so that files that hold someone who
+	// has since said no are gone within 24 h (R26): FullEvery is at most 24 h.
+	Every     Period `json:"every"`
+	FullEvery Period `json:"full_every"`
+	// KeyHash is HashKey of the key by which the partner pulls. The key itself
+	// is shown once and kept nowhere.
+	KeyHash string `json:"key_hash,omitempty"`
+}
+
+// WithDefaults returns d with defaults in the place of what is zero.
+func (d Destination) WithDefaults() Destination {
+	if d.IDs == "" {
+		d.IDs = ByPseudonym
+	}
+	if d.Floor == 0 {
+		d.Floor = DefaultFloor
+	}
+	if d.Format == "" {
+		d.Format = DefaultFormat
+	}
+	if d.Transport == "" {
+		d.Transport = DefaultTransport
+	}
+	if d.Every == 0 {
+		d.Every = DefaultEvery
+	}
+	if d.FullEvery == 0 {
+		d.FullEvery = DefaultFullEvery
+	}
+	return d
+}
+
+// Validate returns every fault of d, each a taxonomy.FieldError, joined. What
+// is zero counts as its default.
+func (d *Destination) Validate() error {
+	d2 := d.WithDefaults()
+	var errs []error
+	if err := taxonomy.CheckSlug("id", string(d.ID)); err != nil {
+		errs = append(errs, &taxonomy.FieldError{Field: "id", Err: err})
+	}
+	if d2.IDs != ByPseudonym && d2.IDs != ByMatch {
+		errs = append(errs, taxonomy.Invalid("ids", "%q is not one of %q, %q", d.IDs, ByPseudonym, ByMatch))
+	}
+	seen := map[taxonomy.AudienceID]bool{}
+	for i, a := range d.Audiences {
+		field := fmt.Sprintf("audiences[%d]", i)
+		if err := taxonomy.CheckSlug("audience", string(a)); err != nil {
+			errs = append(errs, &taxonomy.FieldError{Field: field, Err: err})
+		} else if seen[a] {
+			errs = append(errs, taxonomy.Invalid(field, "%q stands there twice", a))
+		}
+		seen[a] = true
+	}
+	if d.SyncURL != "" {
+		if err := checkSyncURL(d.SyncURL); err != nil {
+			errs = append(errs, &taxonomy.FieldError{Field: "sync_url", Err: err})
+		}
+	}
+	if err := taxonomy.CheckSlug("format", d2.Format); err != nil {
+		errs = append(errs, &taxonomy.FieldError{Field: "format", Err: err})
+	}
+	if err := taxonomy.CheckSlug("transport", d2.Transport); err != nil {
+		errs = append(errs, &taxonomy.FieldError{Field: "transport", Err: err})
+	}
+	if d2.FullEvery > maxFullEvery || d2.FullEvery < minEvery {
+		errs = append(errs, taxonomy.Invalid("full_every", "%s is not between %s and %s: files that hold someone who withdrew must go within a day", d2.FullEvery, minEvery, maxFullEvery))
+	}
+	if d2.Every < minEvery || d2.Every > d2.FullEvery {
+		errs = append(errs, taxonomy.Invalid("every", "%s is not between %s and full_every (%s)", d2.Every, minEvery, d2.FullEvery))
+	}
+	if d.KeyHash != "" && !isKeyHash(d.KeyHash) {
+		errs = append(errs, taxonomy.Invalid("key_hash", "want the 64 hex digits that HashKey gives"))
+	}
+	return errors.Join(errs...)
+}
+
+func checkSyncURL(s string) error {
+	if !strings.Contains(s, EbbID) {
+		return fmt.Errorf("has no %s, so the partner would not learn the ID", EbbID)
+	}
+	// The ID may stand in path and query only: a host made of it would send
+	// browsers anywhere.
+	u, err := url.Parse(strings.ReplaceAll(s, EbbID, "EBBID"))
+	switch {
+	case err != nil:
+		return errors.New("is not a URL")
+	case u.Scheme != "https":
+		return fmt.Errorf("scheme %q: want https", u.Scheme)
+	case u.Host == "" || u.User != nil:
+		return errors.New("want a host, and no user or password")
+	case strings.Contains(u.Host, "EBBID"):
+		return fmt.Errorf("%s must not stand in the host", EbbID)
+	case strings.Contains(u.Fragment, "EBBID"):
+		return fmt.Errorf("%s in the fragment never reaches the partner", EbbID)
+	}
+	return nil
+}
+
+// SyncTo returns the URL to which a browser goes whose pseudonym is id; empty
+// if the destination has no sync.
+func (d *Destination) SyncTo(id string) string {
+	return strings.ReplaceAll(d.SyncURL, EbbID, url.QueryEscape(id))
+}

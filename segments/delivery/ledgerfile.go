@@ -1,0 +1,271 @@
+package delivery
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"slices"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// Every file and value of this package is sealed alike:
+//
+//	magic 8 bytes · version u8 · body · CRC-32C of all before it, u32 little endian
+//
+// The body of a ledger, integers being uvarints and days varints:
+//
+//	shards
+//	number of audiences, and for each: ID · rows
+//	  rows: for each shard: number of days, and for each: day · length · roaring's portable format
+//	1 if it has IDs, and then for each shard: number, and for each: ordinal less the one before · ID
+//	number of removals, and for each: audience · ID · day · shard · ordinal
+//
+// The body of a file's members: shards, and for each: length · roaring's
+// portable format. A string is a length and its bytes.
+const (
+	ledgerMagic  = "EBBLEDGR"
+	membersMagic = "EBBDMEMB"
+	headMagic    = "EBBDHEAD"
+	sealVersion  = 1
+
+	maxShards = 1 << 16
+	maxName   = 1 << 10
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func seal(magic string, body []byte) []byte {
+	b := make([]byte, 0, len(magic)+1+len(body)+4)
+	b = append(append(b, magic...), sealVersion)
+	b = append(b, body...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+func unseal(magic string, b []byte) ([]byte, error) {
+	n := len(magic)
+	if len(b) < n+5 || string(b[:n]) != magic {
+		return nil, fmt.Errorf("no %s file: %w", magic, retention.ErrCorrupt)
+	}
+	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
+	if crc32.Checksum(body, castagnoli) != sum {
+		return nil, fmt.Errorf("%s file: checksum does not match: %w", magic, retention.ErrCorrupt)
+	}
+	if v := body[n]; v != sealVersion {
+		return nil, fmt.Errorf("%s file: version %d, this program reads %d: use the program that wrote it, or a newer one", magic, v, sealVersion)
+	}
+	return body[n+1:], nil
+}
+
+// AppendTo appends the ledger's body. Equal ledgers give equal bytes.
+func (l *Ledger) marshal(shards int) ([]byte, error) {
+	b := binary.AppendUvarint(nil, uint64(shards))
+	b = binary.AppendUvarint(b, uint64(len(l.Held)))
+	var err error
+	for _, a := range slices.Sorted(maps.Keys(l.Held)) {
+		b = appendString(b, string(a))
+		for s := range shards {
+			var days map[taxonomy.Day]*roaring.Bitmap
+			if h := l.Held[a]; s < len(h) {
+				days = h[s]
+			}
+			b = binary.AppendUvarint(b, uint64(len(days)))
+			for _, d := range slices.Sorted(maps.Keys(days)) {
+				b = binary.AppendVarint(b, int64(d))
+				if b, err = appendBitmap(b, days[d]); err != nil {
+					return nil, fmt.Errorf("write ledger: audience %s: %w", a, err)
+				}
+			}
+		}
+	}
+	if l.IDs == nil {
+		b = append(b, 0)
+	} else {
+		b = append(b, 1)
+		for s := range shards {
+			var ids map[uint32]string
+			if s < len(l.IDs) {
+				ids = l.IDs[s]
+			}
+			b = binary.AppendUvarint(b, uint64(len(ids)))
+			var last uint32
+			for _, o := range slices.Sorted(maps.Keys(ids)) {
+				b = binary.AppendUvarint(b, uint64(o-last))
+				b = appendString(b, ids[o])
+				last = o
+			}
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(l.Outbox)))
+	for _, r := range l.Outbox {
+		b = appendString(b, string(r.Audience))
+		b = appendString(b, r.ID)
+		b = binary.AppendVarint(b, int64(r.Until))
+		b = binary.AppendUvarint(b, uint64(r.Shard))
+		b = binary.AppendUvarint(b, uint64(r.Ordinal))
+	}
+	return seal(ledgerMagic, b), nil
+}
+
+func unmarshalLedger(b []byte) (*Ledger, error) {
+	body, err := unseal(ledgerMagic, b)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{b: body}
+	shards := int(r.uvarint(maxShards))
+	l := NewLedger()
+	for range r.uvarint(uint64(len(body))) {
+		a, h := taxonomy.AudienceID(r.string()), NewHeld(shards)
+		for s := range shards {
+			for range r.uvarint(uint64(len(r.b))) {
+				d := taxonomy.Day(r.varint())
+				h[s][d] = r.bitmap()
+				if r.err != nil {
+					return nil, r.err
+				}
+			}
+		}
+		l.Held[a] = h
+		if r.err != nil {
+			return nil, r.err
+		}
+	}
+	if r.uvarint(1) == 1 {
+		l.IDs = make([]map[uint32]string, shards)
+		for s := range shards {
+			l.IDs[s] = map[uint32]string{}
+			var last uint64
+			for range r.uvarint(uint64(len(r.b))) {
+				last += r.uvarint(1<<32 - 1 - last)
+				l.IDs[s][uint32(last)] = r.string()
+				if r.err != nil {
+					return nil, r.err
+				}
+			}
+		}
+	}
+	for range r.uvarint(uint64(len(r.b))) {
+		m := Removal{Audience: taxonomy.AudienceID(r.string()), ID: r.string(), Until: taxonomy.Day(r.varint())}
+		m.Shard, m.Ordinal = int(r.uvarint(maxShards)), uint32(r.uvarint(1<<32-1))
+		if r.err != nil {
+			return nil, r.err
+		}
+		l.Outbox = append(l.Outbox, m)
+	}
+	if r.err == nil && len(r.b) != 0 {
+		r.fail("bytes behind its end")
+	}
+	return l, r.err
+}
+
+// marshalMembers writes whose rows a file holds.
+func marshalMembers(who []*roaring.Bitmap) ([]byte, error) {
+	b := binary.AppendUvarint(nil, uint64(len(who)))
+	var err error
+	for _, m := range who {
+		if b, err = appendBitmap(b, m); err != nil {
+			return nil, fmt.Errorf("write members of a file: %w", err)
+		}
+	}
+	return seal(membersMagic, b), nil
+}
+
+func unmarshalMembers(b []byte) ([]*roaring.Bitmap, error) {
+	body, err := unseal(membersMagic, b)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{b: body}
+	var who []*roaring.Bitmap
+	for range r.uvarint(maxShards) {
+		who = append(who, r.bitmap())
+		if r.err != nil {
+			return nil, r.err
+		}
+	}
+	if r.err == nil && len(r.b) != 0 {
+		r.fail("bytes behind its end")
+	}
+	return who, r.err
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendBitmap(b []byte, m *roaring.Bitmap) ([]byte, error) {
+	if m == nil {
+		m = roaring.New()
+	}
+	m.RunOptimize()
+	bytes, err := m.ToBytes()
+	if err != nil {
+		return nil, err
+	}
+	return append(binary.AppendUvarint(b, uint64(len(bytes))), bytes...), nil
+}
+
+// reader takes values off bytes; after its first error it gives zeros.
+type reader struct {
+	b   []byte
+	err error
+}
+
+func (r *reader) fail(what string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("delivery ledger: %s: %w", what, retention.ErrCorrupt)
+	}
+	r.b = nil
+}
+
+func (r *reader) uvarint(most uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || v > most {
+		r.fail("a number is cut off or too large")
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 || v != int64(int32(v)) {
+		r.fail("a day is cut off or too large")
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) take(n uint64) []byte {
+	if n > uint64(len(r.b)) {
+		r.fail("cut off")
+		return nil
+	}
+	t := r.b[:n]
+	r.b = r.b[n:]
+	return t
+}
+
+func (r *reader) string() string { return string(r.take(r.uvarint(maxName))) }
+
+func (r *reader) bitmap() *roaring.Bitmap {
+	m, b := roaring.New(), r.take(r.uvarint(1<<40))
+	if r.err != nil {
+		return m
+	}
+	if err := m.UnmarshalBinary(b); err != nil {
+		r.fail("a bitmap is broken")
+		return roaring.New()
+	}
+	if err := m.Validate(); err != nil {
+		r.fail("a bitmap is broken")
+		return roaring.New()
+	}
+	return m
+}

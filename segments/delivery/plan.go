@@ -1,0 +1,317 @@
+package delivery
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// slack is how many days a partner's copy may end before ours without the row
+// being sent again (R31): without it everyone who comes daily would be sent
+// daily, with it every eighth day.
+const slack = 7
+
+// Input is what one delivery knows besides the ledger. The planner changes
+// nothing in it.
+type Input struct {
+	// Today is the day of the delivery; it never goes back between plans.
+	Today  taxonomy.Day
+	Shards int
+	// Full: say everything anew. The partner drops what it held.
+	Full bool
+	// Floor: an audience with fewer targets is delivered empty.
+	Floor uint64
+	// Target is, for each audience of the destination, who must be held and
+	// until which day: all of them after Today.
+	Target map[taxonomy.AudienceID]Held
+	// IDs is, for each shard, the ID of each target, no ID twice; nil for
+	// destinations by pseudonym.
+	IDs []map[uint32]string
+	// Name returns the pseudonym of a visitor, or false if the visitor is gone.
+	// It answers the same for the length of a plan. Unused if IDs is set.
+	Name func(shard int, ordinal uint32) (string, bool)
+}
+
+// Effects is what a plan says to the partner.
+type Effects struct {
+	Full bool
+	// Adds are rows to write, by audience and the day until which they hold.
+	Adds map[taxonomy.AudienceID]Held
+	// Removes are in order of audience, then ID.
+	Removes []Removal
+	// Owed is how many rows must go whose visitor is gone and whose ID only the
+	// eraser can still tell: they stay held until it has (Ledger.Forget).
+	Owed uint64
+	// Floored are the audiences that were delivered empty for being too small.
+	Floored []taxonomy.AudienceID
+}
+
+// Empty reports whether there is nothing to say.
+func (e *Effects) Empty() bool { return !e.Full && len(e.Removes) == 0 && e.added() == 0 }
+
+func (e *Effects) added() (n uint64) {
+	for _, h := range e.Adds {
+		n += h.Count()
+	}
+	return n
+}
+
+// Plan compares what the partner holds with what it must hold. It returns what
+// to say and what the partner will hold when it has heard it: what was held,
+// less removes, plus adds. It is pure, and l is left as it was.
+//
+// No (ID, audience) stands in the effects both as an add and as a removal, so
+// that the order of rows has no meaning.
+func Plan(l *Ledger, in *Input) (next *Ledger, e Effects) {
+	p := planner{in: in, was: l, next: NewLedger(), target: maps.Clone(in.Target)}
+	p.e = Effects{Full: in.Full, Adds: map[taxonomy.AudienceID]Held{}}
+	for _, a := range slices.Sorted(maps.Keys(p.target)) {
+		if n := p.target[a].Count(); n < in.Floor && n > 0 {
+			p.e.Floored = append(p.e.Floored, a)
+			delete(p.target, a)
+		}
+	}
+	if in.Full {
+		p.full()
+	} else {
+		p.delta()
+	}
+	if in.IDs != nil {
+		p.next.IDs = make([]map[uint32]string, in.Shards)
+		for s := range p.next.IDs {
+			p.next.IDs[s] = maps.Clone(in.IDs[s])
+			if p.next.IDs[s] == nil {
+				p.next.IDs[s] = map[uint32]string{}
+			}
+		}
+		p.next.keepIDs()
+	}
+	return p.next, p.e
+}
+
+type planner struct {
+	in        *Input
+	was, next *Ledger
+	target    map[taxonomy.AudienceID]Held
+	e         Effects
+
+	owner   map[string]at     // by match: whose an ID is now
+	changed []*roaring.Bitmap // by match: whose ID is not the one they were sent under
+}
+
+type at struct {
+	shard   int
+	ordinal uint32
+}
+
+func (p *planner) full() {
+	for a, h := range p.target {
+		if h.Count() == 0 {
+			continue
+		}
+		p.e.Adds[a] = h
+		kept := NewHeld(p.in.Shards)
+		for s, days := range h {
+			for d, b := range days {
+				kept.or(s, d, b)
+			}
+		}
+		p.next.Held[a] = kept
+	}
+}
+
+func (p *planner) delta() {
+	p.matches()
+	// An outbox row whose ID is a target's again must not take that row away:
+	// the row is sent once more instead.
+	again := map[taxonomy.AudienceID][]at{}
+	for _, r := range p.was.Outbox {
+		if r.Until <= p.in.Today {
+			continue
+		}
+		if o, ok := p.owner[r.ID]; ok && p.targets(r.Audience, o) {
+			again[r.Audience] = append(again[r.Audience], o)
+			continue
+		}
+		p.e.Removes = append(p.e.Removes, r)
+	}
+	all := map[taxonomy.AudienceID]bool{}
+	for a := range p.was.Held {
+		all[a] = true
+	}
+	for a := range p.target {
+		all[a] = true
+	}
+	for _, a := range slices.Sorted(maps.Keys(all)) {
+		adds, next := NewHeld(p.in.Shards), NewHeld(p.in.Shards)
+		for s := range p.in.Shards {
+			force := roaring.New()
+			for _, o := range again[a] {
+				if o.shard == s {
+					force.Add(o.ordinal)
+				}
+			}
+			p.shard(a, s, force, adds, next)
+		}
+		if adds.Count() > 0 {
+			p.e.Adds[a] = adds
+		}
+		if next.Count() > 0 {
+			p.next.Held[a] = next
+		}
+	}
+	p.returned()
+	slices.SortFunc(p.e.Removes, compareRemovals)
+	p.e.Removes = slices.CompactFunc(p.e.Removes, func(a, b Removal) bool { return a.Audience == b.Audience && a.ID == b.ID })
+}
+
+// returned drops outbox rows of visitors by pseudonym who were erased, have been
+// let in again by an authenticated opt-in, and are being added: under another
+// ordinal, but the same key and so the same pseudonym.
+func (p *planner) returned() {
+	if p.in.IDs != nil || len(p.e.Removes) == 0 || len(p.was.Outbox) == 0 {
+		return
+	}
+	type row struct {
+		a  taxonomy.AudienceID
+		id string
+	}
+	out := map[row]bool{}
+	for _, r := range p.was.Outbox {
+		out[row{r.Audience, r.ID}] = true
+	}
+	back := map[row]bool{}
+	for i, r := range p.was.Outbox {
+		if i > 0 && p.was.Outbox[i-1].Audience == r.Audience {
+			continue // the outbox is in order of audience
+		}
+		for s, days := range p.e.Adds[r.Audience] {
+			for _, b := range days {
+				for it := b.Iterator(); it.HasNext(); {
+					if id, ok := p.in.Name(s, it.Next()); ok && out[row{r.Audience, id}] {
+						back[row{r.Audience, id}] = true
+					}
+				}
+			}
+		}
+	}
+	p.e.Removes = slices.DeleteFunc(p.e.Removes, func(r Removal) bool { return back[row{r.Audience, r.ID}] })
+}
+
+// matches finds whose ID changed since it was sent, and whose each ID is now.
+func (p *planner) matches() {
+	if p.in.IDs == nil {
+		return
+	}
+	p.owner = map[string]at{}
+	p.changed = make([]*roaring.Bitmap, p.in.Shards)
+	for s := range p.in.Shards {
+		p.changed[s] = roaring.New()
+		for o, id := range p.in.IDs[s] {
+			p.owner[id] = at{s, o}
+			if s < len(p.was.IDs) {
+				if sent, ok := p.was.IDs[s][o]; ok && sent != id {
+					p.changed[s].Add(o)
+				}
+			}
+		}
+	}
+}
+
+// shard compares one audience in one shard.
+func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, adds, next Held) {
+	today := p.in.Today
+	var was, target map[taxonomy.Day]*roaring.Bitmap
+	if h := p.was.Held[a]; s < len(h) {
+		was = h[s]
+	}
+	if h := p.target[a]; s < len(h) {
+		target = h[s]
+	}
+	must := roaring.New()
+	for _, b := range target {
+		must.Or(b)
+	}
+	stay := roaring.New()
+	for end, b := range was {
+		if end <= today {
+			continue // the partner's copy has ended by itself
+		}
+		// What may stay as it is: a copy that ends no later than ours, nor more
+		// than 7 days earlier; one that ends tonight stays only if ours does.
+		ok := roaring.New()
+		last := end + slack
+		if end == today+1 {
+			last = end
+		}
+		for d := end; d <= last; d++ {
+			if t := target[d]; t != nil {
+				ok.Or(t)
+			}
+		}
+		ok.And(b)
+		ok.AndNot(force)
+		if p.changed != nil {
+			ok.AndNot(p.changed[s])
+		}
+		next.or(s, end, ok)
+		stay.Or(ok)
+
+		out := b.Clone()
+		if p.changed != nil {
+			keep := roaring.AndNot(must, p.changed[s])
+			out.AndNot(keep)
+		} else {
+			out.AndNot(must)
+		}
+		p.remove(a, s, end, out, next)
+	}
+	for d, b := range target {
+		add := roaring.AndNot(b, stay)
+		adds.or(s, d, add)
+		next.or(s, d, add)
+	}
+}
+
+// remove says that visitors whose copy ends on a day are to be taken out.
+func (p *planner) remove(a taxonomy.AudienceID, s int, end taxonomy.Day, out *roaring.Bitmap, next Held) {
+	for it := out.Iterator(); it.HasNext(); {
+		o := it.Next()
+		id, ok := "", false
+		if p.in.IDs != nil {
+			if s < len(p.was.IDs) {
+				id, ok = p.was.IDs[s][o]
+			}
+		} else {
+			id, ok = p.in.Name(s, o)
+		}
+		if !ok {
+			p.e.Owed++
+			next.Add(s, o, end)
+			continue
+		}
+		// The ID has gone over to another target, whose own row is being added:
+		// it is new there or its ID has changed.
+		if to, ok := p.owner[id]; ok && p.targets(a, to) {
+			continue
+		}
+		p.e.Removes = append(p.e.Removes, Removal{a, id, end, s, o})
+	}
+}
+
+func (p *planner) targets(a taxonomy.AudienceID, o at) bool {
+	h, ok := p.target[a]
+	if !ok {
+		return false
+	}
+	_, ok = h.day(o.shard, o.ordinal)
+	return ok
+}
+
+func compareRemovals(a, b Removal) int {
+	return cmp.Or(strings.Compare(string(a.Audience), string(b.Audience)), strings.Compare(a.ID, b.ID))
+}

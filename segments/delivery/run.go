@@ -1,0 +1,381 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// The results of a delivery.
+const (
+	ResultFull      = "full"      // everything was said anew
+	ResultDelta     = "delta"     // what changed was said
+	ResultSame      = "same"      // a new generation that changes nothing for this destination
+	ResultDelivered = "delivered" // this generation had been delivered before; nothing was done
+)
+
+// Delivery is one run of sending.
+type Delivery struct {
+	Destination taxonomy.DestinationID `json:"destination"`
+	Epoch       uint64                 `json:"epoch"`
+	Generation  uint64                 `json:"generation"`
+	At          taxonomy.Millis        `json:"at"`
+	Result      string                 `json:"result"`
+	// Why a full was made; empty for others.
+	Why     string `json:"why,omitempty"`
+	File    string `json:"file,omitempty"`
+	Rows    uint64 `json:"rows"`
+	Adds    uint64 `json:"adds"`
+	Removes uint64 `json:"removes"`
+	Bytes   int64  `json:"bytes"`
+	SHA256  string `json:"sha256,omitempty"`
+	// Held is how many (visitor, audience) the partner holds after it; Allowed
+	// how many consent would let go: the rest is not matched, too few for the
+	// floor, or has no day left.
+	Held    uint64 `json:"held"`
+	Allowed uint64 `json:"allowed"`
+	// Owed is how many removals wait for the eraser (Effects.Owed).
+	Owed    uint64                `json:"owed,omitempty"`
+	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
+}
+
+// Run delivers a generation to a destination: it compares what the partner must
+// hold with what it holds, writes a file of the difference, or a full where one
+// is due, and publishes it with one swap of the head. Running it again for a
+// generation that has been delivered, or for an older one, does nothing; after
+// a crash at any point it comes to the same end.
+//
+// A full is made at first; when the one that stands would be older than
+// FullEvery before the next run; when a file was withdrawn; when the epoch of
+// the installation or of the pseudonyms has changed, and when the kind of IDs,
+// the format or the number of shards has.
+func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done Delivery, err error) {
+	dest = dest.WithDefaults()
+	if err := errors.Join(dest.Validate(), d.Check(&dest)); err != nil {
+		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
+	}
+	defer d.lock(dest.ID)()
+	err = again(func() error {
+		done, err = d.run(ctx, &dest, &src)
+		return err
+	})
+	if err != nil {
+		return Delivery{}, fmt.Errorf("deliver generation %d to %s: %w", src.Generation.Number, dest.ID, err)
+	}
+	return done, nil
+}
+
+func (d *Deliverer) run(ctx context.Context, dest *Destination, src *Source) (Delivery, error) {
+	h, err := d.readHead(ctx, dest.ID)
+	if err != nil {
+		return Delivery{}, err
+	}
+	g := src.Generation
+	run := Delivery{Destination: dest.ID, Epoch: g.Epoch, Generation: g.Number}
+	if h.Seq > 0 && g.Epoch < h.Epoch {
+		return run, fmt.Errorf("generation is of epoch %d, and epoch %d was delivered already", g.Epoch, h.Epoch)
+	}
+	if h.Seq > 0 && g.Epoch == h.Epoch && g.Number <= h.Generation {
+		run.Result = ResultDelivered
+		return run, d.clean(ctx, dest.ID, h) // what a crash after the swap left
+	}
+	clock := max(d.o.Now(), h.Clock)
+	created := clock - clock%taxonomy.Minute
+	today := clock.Day()
+	run.At = clock
+
+	ledger, err := d.readLedger(ctx, dest.ID, h)
+	if err != nil {
+		return run, err
+	}
+	format := d.o.Formats[dest.Format]
+	run.Why = fullDue(h, dest, src, clock)
+	if run.Why == "" && !format.Facts().Removes {
+		run.Why = "the format cannot say that someone leaves"
+	}
+	t, err := gather(ctx, dest, src, today)
+	if err != nil {
+		return run, err
+	}
+	namer := d.namer(dest, src.View, t.ids)
+	next, e := Plan(ledger, &Input{
+		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
+		Target: t.held, IDs: t.ids, Name: namer,
+	})
+	run.Allowed, run.Owed, run.Floored = t.allowed, e.Owed, e.Floored
+
+	nh := *h
+	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
+	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
+	nh.Audiences = infos(dest, src)
+	if e.Full {
+		nh.Files = nil
+	}
+	run.Result = ResultSame
+	if !e.Empty() {
+		f, err := d.writeFile(ctx, dest, &nh, format, created, &e, next, namer, &run)
+		if err != nil {
+			return run, err
+		}
+		nh.Files = append(slices.Clone(nh.Files), f)
+		run.Result = ResultDelta
+		if e.Full {
+			run.Result = ResultFull
+		}
+	}
+	for _, held := range next.Held {
+		run.Held += held.Count()
+	}
+	if err := d.putLedger(ctx, dest.ID, &nh, next); err != nil {
+		return run, err
+	}
+	nh.Runs = append(slices.Clone(nh.Runs), run)
+	nh.Runs = nh.Runs[max(0, len(nh.Runs)-keptRuns):]
+	if err := d.swapHead(ctx, dest.ID, &nh); err != nil {
+		return run, err
+	}
+	return run, d.clean(ctx, dest.ID, &nh)
+}
+
+// fullDue says why everything must be said anew, or nothing.
+func fullDue(h *head, dest *Destination, src *Source, clock taxonomy.Millis) string {
+	switch {
+	case h.Seq == 0:
+		return "the first delivery"
+	case h.Epoch != src.Generation.Epoch:
+		return "the installation was restored"
+	case h.PseudonymEpoch != dest.PseudonymEpoch || h.IDs != dest.IDs:
+		return "the partner's IDs changed"
+	case h.Format != dest.Format:
+		return "the format changed"
+	case h.Shards != src.View.Shards():
+		return "the number of shards changed"
+	case len(h.Files) == 0 || h.Files[0].Kind != Full:
+		return "a file was withdrawn"
+	case clock+dest.Every.Millis() > h.Files[0].Created+dest.FullEvery.Millis():
+		return "the daily full"
+	}
+	return ""
+}
+
+// namer returns the function that tells the ID of a visitor.
+func (d *Deliverer) namer(dest *Destination, v audience.View, ids []map[uint32]string) func(int, uint32) (string, bool) {
+	if ids != nil {
+		return func(s int, o uint32) (string, bool) {
+			id, ok := ids[s][o]
+			return id, ok
+		}
+	}
+	return func(s int, o uint32) (string, bool) {
+		k, ok := v.Key(s, o)
+		if !ok {
+			return "", false
+		}
+		return d.o.Pseudonym(dest.ID, dest.PseudonymEpoch, k), true
+	}
+}
+
+func infos(dest *Destination, src *Source) []AudienceInfo {
+	list := make([]AudienceInfo, 0, len(dest.Audiences))
+	for _, a := range dest.Audiences {
+		i := AudienceInfo{ID: a}
+		if src.Info != nil {
+			i = src.Info(a)
+			i.ID = a
+		}
+		if i.Slug == "" {
+			i.Slug = string(a)
+		}
+		if i.Title == "" {
+			i.Title = string(a)
+		}
+		list = append(list, i)
+	}
+	return list
+}
+
+// writeFile writes the rows of e and, beside them, whose rows they are. Targets
+// whose key the view does not know after all are not written and not held.
+func (d *Deliverer) writeFile(ctx context.Context, dest *Destination, h *head, format Format, created taxonomy.Millis, e *Effects, next *Ledger, name func(int, uint32) (string, bool), run *Delivery) (File, error) {
+	facts := format.Facts()
+	f := File{Kind: Delta, Generation: h.Generation, Created: created, Expires: created + fileLife, MediaType: facts.MediaType}
+	if e.Full {
+		f.Kind = Full
+	} else {
+		// Not the last generation delivered, but the last that left a file: a
+		// generation that changed nothing has none, and the chain has no hole.
+		f.Base = h.Files[len(h.Files)-1].Generation
+	}
+	var err error
+	if f.Name, err = d.name(h, h.Epoch, h.Generation, string(f.Kind)+facts.Extension); err != nil {
+		return f, err
+	}
+	if f.Members, err = d.name(h, h.Epoch, h.Generation, "members"); err != nil {
+		return f, err
+	}
+	w := rows{
+		encoder: format.New(FileInfo{dest.ID, f.Kind, f.Generation, created}),
+		e:       e, next: next, name: name, created: created,
+		members: make([]*roaring.Bitmap, h.Shards),
+		oldest:  created.Day(),
+	}
+	for s := range w.members {
+		w.members[s] = roaring.New()
+	}
+	// The rows are made in a goroutine that ends with this function: whichever
+	// side fails first closes the pipe on the other.
+	pr, pw := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := w.write(ctx, pw)
+		pw.CloseWithError(err)
+		written <- err
+	}()
+	blob, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+f.Name, f.Expires, pr)
+	pr.CloseWithError(errors.New("the store took no more"))
+	if wErr := <-written; err == nil && wErr != nil {
+		err = wErr
+	}
+	if err != nil {
+		return f, fmt.Errorf("write file: %w", err)
+	}
+	f.Rows, f.Bytes, f.SHA256, f.Oldest = w.adds+w.removes, blob.Bytes, hex.EncodeToString(blob.SHA256[:]), w.oldest
+	run.File, run.Rows, run.Adds, run.Removes, run.Bytes, run.SHA256 = f.Name, f.Rows, w.adds, w.removes, f.Bytes, f.SHA256
+	members, err := marshalMembers(w.members)
+	if err != nil {
+		return f, err
+	}
+	if _, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+f.Members, f.Expires, bytes.NewReader(members)); err != nil {
+		return f, fmt.Errorf("write members of a file: %w", err)
+	}
+	return f, d.send(ctx, dest, f)
+}
+
+// send hands a sealed file to the destination's transport.
+func (d *Deliverer) send(ctx context.Context, dest *Destination, f File) error {
+	body, err := d.o.Blobs.Open(ctx, folder(dest.ID)+"/"+f.Name)
+	if err != nil {
+		return fmt.Errorf("open file to send: %w", err)
+	}
+	defer body.Close()
+	if err := d.o.Transports[dest.Transport].Send(ctx, dest, f, body); err != nil {
+		return fmt.Errorf("send by %s: %w", dest.Transport, err)
+	}
+	return nil
+}
+
+// rows writes effects as runs, in order of audience, adds before removals, life
+// and ID. By ID, not by ordinal: the order of ordinals is the same at every
+// destination, and two partners could join their files by it.
+type rows struct {
+	encoder Encoder
+	e       *Effects
+	next    *Ledger
+	name    func(int, uint32) (string, bool)
+	created taxonomy.Millis
+
+	members       []*roaring.Bitmap
+	adds, removes uint64
+	oldest        taxonomy.Day
+	out           []byte
+}
+
+// flushAt is how many bytes are gathered before they are written.
+const flushAt = 256 << 10
+
+func (r *rows) write(ctx context.Context, w io.Writer) (err error) {
+	removes := r.e.Removes
+	audiences := slices.Collect(maps.Keys(r.e.Adds))
+	for _, m := range removes {
+		audiences = append(audiences, m.Audience)
+	}
+	slices.Sort(audiences)
+	for _, a := range slices.Compact(audiences) {
+		for _, d := range r.e.Adds[a].days() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			ids := r.collect(a, d)
+			minutes := int((d.Start() - r.created) / taxonomy.Minute)
+			if err := r.run(w, Run{Audience: a, Minutes: minutes}, ids); err != nil {
+				return err
+			}
+			r.adds += uint64(len(ids))
+			r.oldest = min(r.oldest, d-taxonomy.RetentionDays)
+		}
+		var ids []string
+		for ; len(removes) > 0 && removes[0].Audience == a; removes = removes[1:] {
+			m := removes[0]
+			ids = append(ids, m.ID)
+			r.members[m.Shard].Add(m.Ordinal)
+			r.oldest = min(r.oldest, m.Until-taxonomy.RetentionDays)
+		}
+		if err := r.run(w, Run{Audience: a, Remove: true}, ids); err != nil {
+			return err
+		}
+		r.removes += uint64(len(ids))
+	}
+	if r.out, err = r.encoder.Close(r.out); err != nil {
+		return err
+	}
+	return r.flush(w)
+}
+
+// collect returns the IDs of those to be added until a day, sorted.
+func (r *rows) collect(a taxonomy.AudienceID, d taxonomy.Day) []string {
+	var ids []string
+	for s, days := range r.e.Adds[a] {
+		b := days[d]
+		if b == nil {
+			continue
+		}
+		unknown := roaring.New()
+		for it := b.Iterator(); it.HasNext(); {
+			o := it.Next()
+			id, ok := r.name(s, o)
+			if !ok {
+				unknown.Add(o)
+				continue
+			}
+			ids = append(ids, id)
+		}
+		r.members[s].Or(b)
+		if !unknown.IsEmpty() {
+			r.next.Held[a].remove(s, unknown)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (r *rows) run(w io.Writer, run Run, ids []string) (err error) {
+	for chunk := range slices.Chunk(ids, 4096) {
+		if r.out, err = r.encoder.Append(r.out, run, chunk); err != nil {
+			return err
+		}
+		if len(r.out) >= flushAt {
+			if err := r.flush(w); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *rows) flush(w io.Writer) error {
+	_, err := w.Write(r.out)
+	r.out = r.out[:0]
+	if err != nil {
+		return fmt.Errorf("write rows: %w", err)
+	}
+	return nil
+}

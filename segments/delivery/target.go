@@ -1,0 +1,270 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/index"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// consentLife is how many days a consent summary allows export (R31).
+const consentLife = 30
+
+// Source is what a delivery reads: a generation, and a view of the index at or
+// beyond its position.
+type Source struct {
+	Generation *audience.Generation
+	View       audience.View
+	// Members returns who is in an audience of the generation. The set is not
+	// changed.
+	Members func(context.Context, audience.Entry) (index.Set, error)
+	// Info returns what the partner is told about an audience; nil: its ID.
+	Info func(taxonomy.AudienceID) AudienceInfo
+}
+
+// Lives may be implemented by a view that knows when a statement (an attribute
+// or a list's membership) ends before its 90 days (R16).
+type Lives interface {
+	// Until returns the first day on which a visitor's newest statement in a
+	// column no longer holds, or false if it has none there.
+	Until(c taxonomy.Column, shard int, ordinal uint32) (taxonomy.Day, bool)
+}
+
+// target is everyone whom a destination must hold, before the floor.
+type target struct {
+	held map[taxonomy.AudienceID]Held
+	ids  []map[uint32]string // by match
+	// allowed is how many (member, audience) consent lets go, before it is asked
+	// whether the partner knows them: the rest to held's count is the match rate.
+	allowed uint64
+}
+
+// gather asks the view for the targets: members ∧ allow ∧ matched − gone, each
+// with the day until which it may be held.
+func gather(ctx context.Context, dest *Destination, src *Source, today taxonomy.Day) (*target, error) {
+	v, shards := src.View, src.View.Shards()
+	t := &target{held: map[taxonomy.AudienceID]Held{}}
+	if dest.IDs == ByMatch {
+		t.ids = make([]map[uint32]string, shards)
+		for s := range t.ids {
+			t.ids[s] = map[uint32]string{}
+		}
+	}
+	any, err := anyColumns(v, today)
+	if err != nil {
+		return nil, fmt.Errorf("read columns: %w", err)
+	}
+	type wanted struct {
+		entry   audience.Entry
+		members index.Set
+	}
+	var list []wanted
+	for _, a := range dest.Audiences {
+		e, ok := src.Generation.Entry(a)
+		if !ok {
+			continue // not built yet, or no longer: nobody is in it
+		}
+		m, err := src.Members(ctx, e)
+		if err != nil {
+			return nil, fmt.Errorf("read members of %s: %w", a, err)
+		}
+		list = append(list, wanted{e, m})
+		t.held[a] = NewHeld(shards)
+	}
+	owner := map[string]at{}
+	for s := range shards {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		may, matched, err := eligible(v, dest, s)
+		if err != nil {
+			return nil, err
+		}
+		g := life{view: v, any: any, shard: s, today: today}
+		for _, w := range list {
+			if s >= len(w.members) || w.members[s] == nil {
+				continue
+			}
+			who := roaring.And(w.members[s], may)
+			t.allowed += who.GetCardinality()
+			if matched != nil {
+				who.And(matched)
+			}
+			if err := g.each(who, w.entry.Positive, func(o uint32, until taxonomy.Day) {
+				if dest.IDs == ByMatch && !t.claim(owner, v, dest.ID, s, o) {
+					return
+				}
+				t.held[w.entry.ID].Add(s, o, until)
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if t.ids != nil {
+		// Who lost its ID to a newer sync after it was put in leaves again.
+		for s, ids := range t.ids {
+			lost := roaring.New()
+			for o, id := range ids {
+				if owner[id] != (at{s, o}) {
+					lost.Add(o)
+					delete(ids, o)
+				}
+			}
+			for _, h := range t.held {
+				h.remove(s, lost)
+			}
+		}
+	}
+	return t, nil
+}
+
+// claim notes the partner's ID of a visitor and returns whether it has one. If
+// two visitors have the same, it is the newest sync's (R32).
+func (t *target) claim(owner map[string]at, v audience.View, dest taxonomy.DestinationID, s int, o uint32) bool {
+	if _, ok := t.ids[s][o]; ok {
+		return true
+	}
+	id, synced, ok := v.MatchID(dest, s, o)
+	if !ok || id == "" {
+		return false
+	}
+	if other, taken := owner[id]; taken {
+		if _, theirs, _ := v.MatchID(dest, other.shard, other.ordinal); theirs >= synced {
+			return false
+		}
+	}
+	owner[id] = at{s, o}
+	t.ids[s][o] = id
+	return true
+}
+
+// eligible returns who of a shard may be sent at all, and who is matched (nil
+// if that is not asked for).
+func eligible(v audience.View, dest *Destination, shard int) (may, matched *roaring.Bitmap, err error) {
+	if may, err = readSet(v, shard, index.SetAllow+string(dest.ID)); err != nil {
+		return nil, nil, err
+	}
+	gone, err := readSet(v, shard, index.SetGone)
+	if err != nil {
+		return nil, nil, err
+	}
+	may.AndNot(gone)
+	if dest.IDs == ByMatch || dest.RequireSync {
+		if matched, err = readSet(v, shard, index.SetMatched+string(dest.ID)); err != nil {
+			return nil, nil, err
+		}
+	}
+	return may, matched, nil
+}
+
+// readSet loads a whole set of a shard.
+func readSet(v index.Leaves, shard int, set string) (*roaring.Bitmap, error) {
+	op := index.Operand{Kind: index.OpSet, Set: set}
+	var w index.Words
+	dense := make([]uint64, 0, v.Blocks(shard)*len(w))
+	for b := range v.Blocks(shard) {
+		if _, err := v.Leaf(shard, b, &op, &w); err != nil {
+			return nil, fmt.Errorf("read set %s: %w", set, err)
+		}
+		dense = append(dense, w[:]...)
+	}
+	return roaring.FromDense(dense, false), nil
+}
+
+// anyColumns returns the columns of TraitAny of the sources in use.
+func anyColumns(v audience.View, today taxonomy.Day) (any []taxonomy.Column, err error) {
+	if a, ok := v.(interface{ Any() []taxonomy.Column }); ok {
+		return a.Any(), nil
+	}
+	err = v.Columns(today-taxonomy.RetentionDays, today+1, func(c taxonomy.Column, _ uint64) {
+		if c.Trait == taxonomy.TraitAny {
+			any = append(any, c)
+		}
+	})
+	return any, err
+}
+
+// life finds until which day a visitor may be held (R31).
+type life struct {
+	view  audience.View
+	any   []taxonomy.Column
+	shard int
+	today taxonomy.Day
+
+	positive, fallback [index.BlockSize]uint8
+}
+
+// each calls fn with the members who may still be held, and until which day:
+// 90 days from the newest day in a column that the rule uses positively, or
+// else of any event; less if a statement ends sooner; and never past the day on
+// which the consent summary turns 30 days old.
+func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uint32, taxonomy.Day)) error {
+	columns, statements := positive, []taxonomy.Column(nil)
+	lives, ok := g.view.(Lives)
+	if ok {
+		columns = nil
+		for _, c := range positive {
+			if _, is := c.Trait.Statement(); is {
+				statements = append(statements, c)
+			} else {
+				columns = append(columns, c)
+			}
+		}
+	}
+	// A browser's clock may be ahead by minutes, over midnight: tomorrow's day
+	// is looked at too.
+	to := g.today + 1
+	from := to - taxonomy.RetentionDays
+	block := -1
+	for it := who.Iterator(); it.HasNext(); {
+		o := it.Next()
+		if b := int(o / index.BlockSize); b != block {
+			block = b
+			if err := g.load(b, columns, from, to); err != nil {
+				return err
+			}
+		}
+		i := o % index.BlockSize
+		var until taxonomy.Day
+		if n := g.positive[i]; n > 0 {
+			until = to - taxonomy.Day(n-1) + taxonomy.RetentionDays
+		}
+		for _, c := range statements {
+			if d, ok := lives.Until(c, g.shard, o); ok {
+				until = max(until, d)
+			}
+		}
+		if n := g.fallback[i]; until == 0 && n > 0 {
+			until = to - taxonomy.Day(n-1) + taxonomy.RetentionDays
+		}
+		if until == 0 {
+			continue
+		}
+		c, ok := g.view.Consent(g.shard, o)
+		if !ok {
+			continue // nothing is known that would allow it
+		}
+		if until = min(until, c.Day+consentLife); until > g.today {
+			fn(o, until)
+		}
+	}
+	return nil
+}
+
+func (g *life) load(block int, columns []taxonomy.Column, from, to taxonomy.Day) error {
+	g.positive, g.fallback = [index.BlockSize]uint8{}, [index.BlockSize]uint8{}
+	if len(columns) > 0 {
+		if err := g.view.Newest(g.shard, block, columns, from, to, &g.positive); err != nil {
+			return fmt.Errorf("read newest days: %w", err)
+		}
+	}
+	if len(g.any) > 0 {
+		if err := g.view.Newest(g.shard, block, g.any, from, to, &g.fallback); err != nil {
+			return fmt.Errorf("read newest days: %w", err)
+		}
+	}
+	return nil
+}
