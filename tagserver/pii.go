@@ -1,0 +1,574 @@
+package tagserver
+
+import (
+	"encoding/base64"
+	"strings"
+	"unicode/utf8"
+)
+
+// piiClass names what a detector recognised. It is shown to callers and is a
+// label of metrics, so the list is closed.
+type piiClass string
+
+const (
+	piiEmail  piiClass = "e-mail address"
+	piiPhone  piiClass = "phone number"
+	piiCard   piiClass = "card number"
+	piiIBAN   piiClass = "IBAN"
+	piiDigits piiClass = "long run of digits"
+	piiField  piiClass = "name of a personal field"
+)
+
+// piiRounds is how many layers of percent-encoding are undone: forms that are
+// posted through two redirects encode three times.
+const piiRounds = 3
+
+// longDigits is the length from which a run of digits is refused whatever it
+// is: 13 digits are a time in milliseconds or an EAN, 14 a date and time, but
+// 15 an IMEI, a customer number, a card.
+const longDigits = 15
+
+// findPII returns the class of the first thing in s that identifies a person,
+// or "". It looks at s as it is, percent-decoded up to three times, and
+// base64-decoded. Clean strings cost one pass over their bytes and nothing more.
+//
+// It is the second line: query keys go by allow-list before, so what it sees is
+// what a page put into a field that is kept. It prefers a false alarm, which
+// costs one event and shows in the console, to a miss, which would be kept.
+func findPII(s string) piiClass {
+	for round := 0; ; round++ {
+		hint := prefilter(s)
+		if hint == 0 {
+			return ""
+		}
+		if c := findPlain(s, hint); c != "" {
+			return c
+		}
+		if hint&hintBase64 != 0 && hidesEmail(s) {
+			return piiEmail
+		}
+		if hint&hintPercent == 0 || round == piiRounds {
+			return ""
+		}
+		// "+" stays "+": decoding it to a space would hide "+49…" and break
+		// addresses with a plus tag.
+		d := percentDecode(s)
+		if d == s {
+			return ""
+		}
+		s = d
+	}
+}
+
+type piiHint uint8
+
+const (
+	hintAt      piiHint = 1 << iota // an at-sign or one of its disguises
+	hintDigits                      // seven digits or more
+	hintIBAN                        // four digits or more and a capital or small letter pair before one
+	hintPercent                     // a percent sign
+	hintBase64                      // long enough to hide an address
+)
+
+// byteClass tells what a byte is worth to the prefilter.
+var byteClass = func() (t [256]uint8) {
+	for c := '0'; c <= '9'; c++ {
+		t[c] = 1
+	}
+	t['@'], t['('], t['['], t['{'] = 2, 2, 2, 2
+	t['%'] = 4
+	// The first byte of U+FF20 and U+FE6B, the full-width and small at-signs,
+	// and of every other rune of that plane: rare enough.
+	t[0xef] = 2
+	t['&'] = 2 // &#64; and &commat;
+	return t
+}()
+
+func prefilter(s string) (h piiHint) {
+	digits := 0
+	for i := 0; i < len(s); i++ {
+		switch byteClass[s[i]] {
+		case 1:
+			digits++
+		case 2:
+			h |= hintAt
+		case 4:
+			h |= hintPercent
+		}
+	}
+	if digits >= 7 {
+		h |= hintDigits
+	}
+	if digits >= 4 && len(s) >= 15 {
+		h |= hintIBAN
+	}
+	if len(s) >= 12 && len(s) <= 512 && isBase64(s) {
+		h |= hintBase64
+	}
+	return h
+}
+
+func findPlain(s string, h piiHint) piiClass {
+	if h&hintAt != 0 && hasEmail(s) {
+		return piiEmail
+	}
+	if h&hintIBAN != 0 && hasIBAN(s) {
+		return piiIBAN
+	}
+	if h&hintDigits != 0 {
+		return findNumber(s)
+	}
+	return ""
+}
+
+// atSigns are the ways in which an at-sign is written.
+var atSigns = []string{"@", "＠", "﹫", "(at)", "[at]", "{at}", "(@)", "[@]", "&#64;", "&#x40;", "&commat;"}
+
+func hasEmail(s string) bool {
+	for _, at := range atSigns {
+		for from := 0; ; {
+			i := indexFold(s[from:], at)
+			if i < 0 {
+				break
+			}
+			i += from
+			if isEmailAround(s[:i], s[i+len(at):]) {
+				return true
+			}
+			from = i + len(at)
+		}
+	}
+	return false
+}
+
+// indexFold is strings.Index without regard to the case of ASCII letters.
+func indexFold(s, lower string) int {
+	if lower[0] == '@' && len(lower) == 1 {
+		return strings.IndexByte(s, '@')
+	}
+	for i := 0; i+len(lower) <= len(s); i++ {
+		if strings.EqualFold(s[i:i+len(lower)], lower) {
+			return i
+		}
+	}
+	return -1
+}
+
+// isEmailAround reports whether what stands before and after an at-sign is a
+// local part and a domain: a letter, digit or any rune beyond ASCII before, and
+// a host with a dot and a top level of two letters or more after.
+func isEmailAround(before, after string) bool {
+	before = strings.TrimRight(before, " ")
+	r, _ := utf8.DecodeLastRuneInString(before)
+	if before == "" || r < utf8.RuneSelf && !isAlnum(byte(r)) && !strings.ContainsRune("._+-'\"", r) {
+		return false
+	}
+	after = strings.TrimLeft(after, " ")
+	after = strings.NewReplacer("(dot)", ".", "[dot]", ".", " dot ", ".", "．", ".", "。", ".").Replace(strings.ToLower(after))
+	labels, letters := 0, 0
+	for i := 0; i < len(after); i++ {
+		switch c := after[i]; {
+		case c == '.':
+			if letters == 0 {
+				return false
+			}
+			labels++
+			letters = 0
+		case isAlnum(c) || c == '-' || c == '_' || c >= utf8.RuneSelf:
+			letters++
+		default:
+			i = len(after)
+		}
+	}
+	return labels > 0 && (letters >= 2 || letters == 0 && labels > 1)
+}
+
+func isBase64(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if !isAlnum(c) && c != '+' && c != '/' && c != '-' && c != '_' && c != '=' {
+			return false
+		}
+	}
+	return true
+}
+
+// hidesEmail reports whether s is an e-mail address in base64 or base64url.
+func hidesEmail(s string) bool {
+	s = strings.TrimRight(s, "=")
+	enc := base64.RawStdEncoding
+	if strings.ContainsAny(s, "-_") {
+		enc = base64.RawURLEncoding
+	}
+	var a [384]byte
+	n, err := enc.Decode(a[:], []byte(s))
+	if err != nil {
+		return false
+	}
+	for _, c := range a[:n] {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return hasEmail(string(a[:n]))
+}
+
+// hasIBAN looks for two letters, two digits and 11 to 30 more letters or
+// digits, with or without a space or dash after every four, whose remainder
+// modulo 97 is 1 (ISO 13616).
+func hasIBAN(s string) bool {
+	for i := 0; i+15 <= len(s); i++ {
+		if i > 0 && isAlnum(s[i-1]) || !isLetter(s[i]) || !isLetter(s[i+1]) || !isDigit(s[i+2]) || !isDigit(s[i+3]) {
+			continue
+		}
+		var iban [34]byte
+		n, j := 0, i
+		for ; j < len(s) && n < len(iban); j++ {
+			c := s[j]
+			if isAlnum(c) {
+				iban[n] = c
+				n++
+			} else if (c != ' ' && c != '-') || n%4 != 0 {
+				break
+			}
+			// An IBAN may be followed by words: try every length from the
+			// shortest (Norway, 15) at which a word could end.
+			end := j+1 == len(s) || !isAlnum(s[j+1])
+			if n >= 15 && end && mod97(iban[:n]) == 1 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func mod97(iban []byte) int {
+	r := 0
+	add := func(c byte) {
+		switch {
+		case isDigit(c):
+			r = (r*10 + int(c-'0')) % 97
+		default:
+			r = (r*100 + int(c|0x20-'a') + 10) % 97
+		}
+	}
+	for _, c := range iban[4:] {
+		add(c)
+	}
+	for _, c := range iban[:4] {
+		add(c)
+	}
+	return r
+}
+
+// findNumber looks for cards, phone numbers and long runs of digits.
+func findNumber(s string) piiClass {
+	for i := 0; i < len(s); {
+		if !isDigit(s[i]) {
+			i++
+			continue
+		}
+		if end, ok := randomToken(s, i); ok {
+			i = end
+			continue
+		}
+		run := number{start: i}
+		i = run.read(s)
+		if c := run.class(s); c != "" {
+			return c
+		}
+	}
+	return ""
+}
+
+// randomToken reports whether the digit at i stands in a UUID or a long hex
+// string: random identifiers, in which any run of digits is chance. It returns
+// where the token ends.
+func randomToken(s string, i int) (end int, ok bool) {
+	start := i
+	for start > 0 && (isAlnum(s[start-1]) || s[start-1] == '-') {
+		start--
+	}
+	end = i
+	for end < len(s) && (isAlnum(s[end]) || s[end] == '-') {
+		end++
+	}
+	if isUUID(s[start:end]) {
+		return end, true
+	}
+	start = i
+	for start > 0 && isAlnum(s[start-1]) {
+		start--
+	}
+	end = i
+	letters := 0
+	for end < len(s) && isAlnum(s[end]) {
+		end++
+	}
+	for j := start; j < end; j++ {
+		if isDigit(s[j]) {
+			continue
+		}
+		if l := s[j] | 0x20; l < 'a' || l > 'f' {
+			return 0, false
+		}
+		letters++
+	}
+	return end, letters > 0 && end-start >= 20
+}
+
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			if c != '-' {
+				return false
+			}
+		} else if l := c | 0x20; !isDigit(c) && (l < 'a' || l > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// number is a run of groups of digits, each divided from the next by one or two
+// of the signs that people put into phone and card numbers.
+type number struct {
+	start  int
+	plus   bool // a plus sign stands before it
+	paren  bool // an opening bracket stands before it
+	alone  bool // no letter touches it
+	groups [12]struct{ at, n int }
+	n      int // groups
+	digits int
+}
+
+func (r *number) read(s string) (end int) {
+	i := r.start
+	before := byte(' ')
+	if i > 0 {
+		before = s[i-1]
+	}
+	r.paren = before == '('
+	r.plus = before == '+' || r.paren && i > 1 && s[i-2] == '+'
+	for i < len(s) && r.n < len(r.groups) {
+		at := i
+		for i < len(s) && isDigit(s[i]) {
+			i++
+		}
+		r.groups[r.n] = struct{ at, n int }{at, i - at}
+		r.n++
+		r.digits += i - at
+		j := i
+		for j < len(s) && j-i < 2 && strings.IndexByte(" -./()", s[j]) >= 0 {
+			j++
+		}
+		if j == i || j == len(s) || !isDigit(s[j]) {
+			break
+		}
+		i = j
+	}
+	after := byte(' ')
+	if i < len(s) {
+		after = s[i]
+	}
+	r.alone = !isLetter(before) && !isLetter(after) && before != '_'
+	return i
+}
+
+func (r *number) class(s string) piiClass {
+	first := r.groups[0]
+	for _, g := range r.groups[:r.n] {
+		if g.n >= longDigits {
+			return piiDigits
+		}
+	}
+	if r.hasCard(s) {
+		return piiCard
+	}
+	if !r.alone {
+		return ""
+	}
+	switch {
+	case r.plus:
+		if r.digits >= 8 && r.digits <= 15 {
+			return piiPhone
+		}
+	case first.n >= 3 && strings.HasPrefix(s[first.at:], "00") && s[first.at+2] != '0' && r.digits >= 10 && r.digits <= 17:
+		return piiPhone // 0049 170 …
+	case r.n == 1:
+		// A national number without any sign: 0170…, but not a price, a
+		// barcode or an ISBN-10, whose check digit tells them apart.
+		if s[first.at] == '0' && s[first.at+min(1, first.n-1)] != '0' &&
+			(first.n == 11 || first.n == 10 && !isISBN10(s[first.at:first.at+10])) {
+			return piiPhone
+		}
+	case s[first.at] == '0' && first.n >= 3 && first.n <= 5 && s[first.at+1] != '0' && r.digits >= 9 && r.digits <= 12:
+		return piiPhone // 0170 123 45 67, 030-901820
+	case r.n == 5 && s[first.at] == '0' && r.digits == 10 && r.pairs():
+		return piiPhone // 06 12 34 56 78
+	case r.n == 3 && first.n == 3 && r.groups[1].n == 3 && r.groups[2].n == 4:
+		return piiPhone // (212) 555-0100
+	case r.n == 4 && first.n == 1 && s[first.at] == '1' && r.groups[1].n == 3 && r.groups[2].n == 3 && r.groups[3].n == 4:
+		return piiPhone // 1-212-555-0100
+	}
+	return ""
+}
+
+func (r *number) pairs() bool {
+	for _, g := range r.groups[:r.n] {
+		if g.n != 2 {
+			return false
+		}
+	}
+	return true
+}
+
+// hasCard reports whether whole groups of the run, side by side, are 14 to 19
+// digits of a card issuer with a right check digit. 13 digits are left out: no
+// card has them any more, but every barcode does.
+func (r *number) hasCard(s string) bool {
+	for from := range r.n {
+		var d [19]byte
+		n := 0
+		for _, g := range r.groups[from:r.n] {
+			if n+g.n > len(d) {
+				break
+			}
+			n += copy(d[n:], s[g.at:g.at+g.n])
+			if n >= 14 && isIssuer(d[:n]) && luhn(d[:n]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isIssuer holds the first digits that card schemes use, by length.
+func isIssuer(d []byte) bool {
+	two := int(d[0]-'0')*10 + int(d[1]-'0')
+	switch len(d) {
+	case 14: // Diners
+		return two == 30 || two == 36 || two == 38 || two == 39
+	case 15: // American Express
+		return two == 34 || two == 37
+	}
+	return d[0] == '4' || d[0] == '5' || d[0] == '6' || two >= 22 && two <= 27 || two == 35
+}
+
+func luhn(d []byte) bool {
+	sum := 0
+	for i := range d {
+		v := int(d[len(d)-1-i] - '0')
+		if i%2 == 1 {
+			if v *= 2; v > 9 {
+				v -= 9
+			}
+		}
+		sum += v
+	}
+	return sum%10 == 0
+}
+
+func isISBN10(d string) bool {
+	sum := 0
+	for i := range 10 {
+		sum += (10 - i) * int(d[i]-'0')
+	}
+	return sum%11 == 0
+}
+
+func isDigit(c byte) bool  { return c >= '0' && c <= '9' }
+func isLetter(c byte) bool { c |= 0x20; return c >= 'a' && c <= 'z' }
+func isAlnum(c byte) bool  { return isDigit(c) || isLetter(c) }
+
+// percentDecode undoes one layer of percent-encoding, leaves what is not
+// encoded well as it is, and "+" too.
+func percentDecode(s string) string {
+	i := strings.IndexByte(s, '%')
+	if i < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	b = append(b, s[:i]...)
+	for ; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if hi, lo := unhex(s[i+1]), unhex(s[i+2]); hi >= 0 && lo >= 0 {
+				b = append(b, byte(hi<<4|lo))
+				i += 2
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+func unhex(c byte) int {
+	switch l := c | 0x20; {
+	case isDigit(c):
+		return int(c - '0')
+	case l >= 'a' && l <= 'f':
+		return int(l-'a') + 10
+	}
+	return -1
+}
+
+// personalFields are names of fields whose value identifies a person whatever
+// it looks like. Words that taxonomies need (gender, city, age) are not here.
+var personalFields = map[string]bool{
+	"email": true, "mail": true, "emailaddress": true, "phone": true, "phonenumber": true, "telephone": true,
+	"tel": true, "mobile": true, "msisdn": true, "password": true, "passwd": true, "pwd": true, "ssn": true,
+	"iban": true, "cardnumber": true, "creditcard": true, "firstname": true, "lastname": true, "surname": true,
+	"fullname": true, "street": true, "ip": true, "ipaddress": true, "useragent": true, "birthdate": true,
+	"dateofbirth": true, "dob": true,
+}
+
+// isPersonalField reports whether a key names a personal field, however it is
+// spelt: e-mail, E_Mail, emailAddress.
+func isPersonalField(key string) bool {
+	var a [16]byte
+	n := 0
+	for i := 0; i < len(key); i++ {
+		c := key[i]
+		if c == '-' || c == '_' || c == '.' || c == ' ' {
+			continue
+		}
+		if n == len(a) {
+			return false
+		}
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		a[n] = c
+		n++
+	}
+	return personalFields[string(a[:n])]
+}
+
+// redact shows the shape of a refused value and none of it: letters become a,
+// digits 0, everything beyond ASCII *. At most 64 bytes.
+func redact(s string) string {
+	var a [64]byte
+	n := 0
+	for _, r := range s {
+		if n == len(a) {
+			break
+		}
+		switch {
+		case r >= utf8.RuneSelf || r < ' ' || r == 0x7f:
+			a[n] = '*'
+		case isDigit(byte(r)):
+			a[n] = '0'
+		case isLetter(byte(r)):
+			a[n] = 'a'
+		default:
+			a[n] = byte(r)
+		}
+		n++
+	}
+	return string(a[:n])
+}

@@ -1,0 +1,139 @@
+package tagserver
+
+import (
+	"mime"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// choiceReply is the answer to POST /v1/optout and /v1/optin.
+type choiceReply struct {
+	OptedOut bool `json:"opted_out"`
+	// Erased: the request carried an ID, and its erasure is in the log.
+	Erased  bool   `json:"erased"`
+	Durable string `json:"durable"`
+}
+
+// choice is what both posts have in common: who may, and how the body is read.
+// The body says nothing that matters: a choice needs no reason, and what a page
+// puts there is not looked at.
+func (s *Server) choice(c echo.Context, w *work) (form bool, err error) {
+	r := c.Request()
+	h := c.Response().Header()
+	h[headerCORP] = sameOrigin
+	s.allowOrigin(h, r)
+	w.visit.now = s.o.Now()
+	if !s.mayChoose(r) {
+		s.metrics.refused.WithLabelValues(string(taxonomy.ReasonWrongOrigin)).Inc()
+		return false, NewProblem(http.StatusForbidden, string(taxonomy.ReasonWrongOrigin), "only a site's own pages, and ours, may post a visitor's choice").
+			At("header.Origin", "not listed")
+	}
+	media := ""
+	if t := r.Header.Get("Content-Type"); t != "" {
+		if media, _, err = mime.ParseMediaType(t); err != nil {
+			media = t
+		}
+	}
+	switch media {
+	case "", "application/json", "text/plain":
+	case "application/x-www-form-urlencoded", "multipart/form-data":
+		form = true
+	default:
+		s.metrics.refused.WithLabelValues(string(taxonomy.ReasonMalformed)).Inc()
+		return false, NewProblem(http.StatusUnsupportedMediaType, codeType, "post a form, JSON or nothing").At("header.Content-Type", "not supported")
+	}
+	if p := s.readBytes(w, r); p != nil {
+		s.metrics.refused.WithLabelValues(p.Code).Inc()
+		return false, p
+	}
+	return form, nil
+}
+
+// handleOptOut answers POST /v1/optout: the erasure of every ID that the request
+// carries, in the log before the answer (R24); the ID cookie goes and the
+// opt-out cookie comes, which holds no ID.
+func (s *Server) handleOptOut(c echo.Context) error {
+	w := s.getWork()
+	defer s.putWork(w)
+	form, err := s.choice(c, w)
+	if err != nil {
+		return err
+	}
+	r := c.Request()
+	hd := headOf(r)
+	// The visitor's own no, by whatever page: as if the cookie were there.
+	hd.cookies = append([]string{CookieOptOut + "=1"}, hd.cookies...)
+	v := &w.visit
+	ctx, cancel := s.storeContext(r.Context())
+	defer cancel()
+	if err := s.identify(v, &hd, &wireConsent{}, nil, false); err != nil {
+		return s.unavailable(err)
+	}
+	reached := s.o.Ack
+	if v.erased {
+		if reached, err = s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
+			s.log.Warn("erasure not taken", "error", err)
+			return storeProblem(err)
+		}
+	}
+	v.writeCookies(c.Response().Header())
+	status := http.StatusOK
+	if reached < s.o.Ack {
+		status = http.StatusAccepted
+	}
+	return answerChoice(c, form, status, &choiceReply{OptedOut: true, Erased: v.erased, Durable: reached.String()},
+		"You are opted out in this browser, and what was known of it is being erased.")
+}
+
+// handleOptIn answers POST /v1/optin: the opt-out cookie goes. An ID that is
+// still there goes too: a new one comes with the next event that consent allows
+// (R23), and what was erased stays erased.
+func (s *Server) handleOptIn(c echo.Context) error {
+	w := s.getWork()
+	defer s.putWork(w)
+	form, err := s.choice(c, w)
+	if err != nil {
+		return err
+	}
+	hd := headOf(c.Request())
+	cookies := readCookies(hd.cookies, s.o.Keys(), w.visit.now.Day())
+	w.visit.set(setCookie(CookieOptOut, "", 0))
+	if cookies.optOut && cookies.any {
+		w.visit.set(setCookie(CookieID, "", 0))
+	}
+	w.visit.writeCookies(c.Response().Header())
+	return answerChoice(c, form, http.StatusOK, &choiceReply{Durable: retention.AckLocal.String()},
+		"You are no longer opted out in this browser.")
+}
+
+func answerChoice(c echo.Context, form bool, status int, reply *choiceReply, sentence string) error {
+	if !form {
+		return writeJSON(c, status, reply)
+	}
+	res := c.Response()
+	res.Header().Set(echo.HeaderContentType, "text/plain; charset=utf-8")
+	res.WriteHeader(status)
+	// The client may be gone; there is nobody left to tell.
+	_, _ = res.Write([]byte(sentence + "\n"))
+	return nil
+}
+
+// gpcStatement says that Sec-GPC is honoured, and since when this text is
+// unchanged (the Global Privacy Control specification, section on the GPC
+// support resource).
+const gpcStatement = `{"gpc":true,"lastUpdate":"2026-11-25"}` + "\n"
+
+func (s *Server) handleGPC(c echo.Context) error {
+	res := c.Response()
+	h := res.Header()
+	h.Set("Cache-Control", "public, max-age=86400")
+	h.Set("Access-Control-Allow-Origin", "*")
+	h[echo.HeaderContentType] = jsonType
+	res.WriteHeader(http.StatusOK)
+	_, _ = res.Write([]byte(gpcStatement))
+	return nil
+}

@@ -1,0 +1,203 @@
+package tagserver
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// segReply is the answer to GET /v1/seg.
+type segReply struct {
+	Audiences []PageAudience  `json:"audiences"`
+	AsOf      taxonomy.Millis `json:"as_of"`
+	Stale     bool            `json:"stale"`
+}
+
+// handleSeg answers GET /v1/seg?site=…: the visitor's audiences, for the page.
+// It gives no new ID: who has none is in no audience. Consent is in the query
+// (R33), and no answer is kept by any cache.
+func (s *Server) handleSeg(c echo.Context) error {
+	r := c.Request()
+	h := c.Response().Header()
+	// A page reads it by CORS or not at all: never as an image or a script.
+	h[headerCORP] = sameOrigin
+	s.allowOrigin(h, r)
+	w := s.getWork()
+	defer s.putWork(w)
+	v := &w.visit
+	v.now = s.o.Now()
+	parseQuery(r.URL.RawQuery, &w.query)
+	if p := s.checkSite(w, w.query.Site, r, "query.site"); p != nil {
+		s.metrics.refused.WithLabelValues(p.Code).Inc()
+		return p
+	}
+	hd := headOf(r)
+	ctx, cancel := s.storeContext(r.Context())
+	defer cancel()
+	if err := s.identify(v, &hd, &w.query.Consent, &w.site, false); err != nil {
+		return s.unavailable(err)
+	}
+	reply := segReply{Audiences: []PageAudience{}, AsOf: v.now}
+	status := http.StatusOK
+	switch {
+	case v.erased:
+		reached, err := s.append(ctx, v.records, v.group, s.o.Ack)
+		if err != nil {
+			return storeProblem(err)
+		}
+		if reached < s.o.Ack {
+			status = http.StatusAccepted
+		}
+		h.Set(headerReason, v.reason())
+	case !v.decision.Profile():
+		h.Set(headerReason, v.reason())
+	case !v.known:
+		h.Set(headerReason, "no_visitor")
+	default:
+		a, err := s.o.Audiences.Page(ctx, v.key, w.site.ID)
+		if err != nil {
+			return s.unavailable(err)
+		}
+		reply.AsOf, reply.Stale = a.AsOf, a.Stale
+		if a.Audiences != nil {
+			reply.Audiences = a.Audiences
+		}
+	}
+	v.writeCookies(h)
+	return writeJSON(c, status, &reply)
+}
+
+// idMacro is where a sync template has the pseudonym.
+const idMacro = "${EBB_ID}"
+
+// handleSync answers GET /v1/sync/DEST: a redirect to the destination's own
+// template with the visitor's pseudonym for it, if the visitor is known and its
+// consent reaches the destination; else the image. Nothing of the request goes
+// into the address, so it redirects nowhere that no operator wrote.
+func (s *Server) handleSync(c echo.Context) error {
+	r := c.Request()
+	h := c.Response().Header()
+	w := s.getWork()
+	defer s.putWork(w)
+	v := &w.visit
+	v.now = s.o.Now()
+	parseQuery(r.URL.RawQuery, &w.query)
+	no := func(reason string) error {
+		h.Set(headerReason, reason)
+		v.writeCookies(h)
+		writeGIF(c)
+		return nil
+	}
+	id := c.Param("destination")
+	dest, ok := Destination{}, false
+	if taxonomy.CheckSlug("destination", id) == nil {
+		dest, ok = s.o.Destinations.Destination(taxonomy.DestinationID(id))
+	}
+	if !ok {
+		return no("unknown_destination")
+	}
+	var site *taxonomy.Site
+	if w.query.Site != "" {
+		if p := s.checkSite(w, w.query.Site, r, "query.site"); p != nil {
+			return no(p.Code)
+		}
+		site = &w.site
+	}
+	hd := headOf(r)
+	ctx, cancel := s.storeContext(r.Context())
+	defer cancel()
+	if err := s.identify(v, &hd, &w.query.Consent, site, false); err != nil {
+		s.log.Error("request not answered", "error", err)
+		return no(codeUnavailable)
+	}
+	if v.erased {
+		if _, err := s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
+			v.n = 0 // not erased, so the cookie must come again: it stays
+			return no(codeUnavailable)
+		}
+	}
+	switch {
+	case v.decision.Expire, !v.decision.ReadCookie():
+		return no(v.reason())
+	case !v.decision.ExportTo(dest.ID):
+		return no("consent; code=no_export; the visitor's consent does not reach this destination")
+	case !v.known:
+		return no("no_visitor")
+	}
+	if err := CheckSyncTemplate(dest.Sync); err != nil {
+		return no("no_sync")
+	}
+	h.Set(echo.HeaderLocation, strings.ReplaceAll(dest.Sync, idMacro, v.ring.Pseudonym(dest.ID, dest.Epoch, v.key)))
+	h[headerCORP] = crossOrigin
+	c.Response().WriteHeader(http.StatusFound)
+	return nil
+}
+
+// CheckSyncTemplate says what is wrong with a destination's sync template: it
+// must be an absolute https address without user, with ${EBB_ID} in its path or
+// query and nowhere else, and with nothing that a header cannot hold. The edge
+// checks it once more before each redirect.
+func CheckSyncTemplate(t string) error {
+	if t == "" {
+		return errors.New("sync template: is empty; the destination does not sync")
+	}
+	if len(t) > maxURL {
+		return errors.New("sync template: longer than " + itoa(maxURL) + " bytes")
+	}
+	for i := 0; i < len(t); i++ {
+		if t[i] <= ' ' || t[i] >= 0x7f || t[i] == '\\' {
+			return errors.New("sync template: character " + itoa(int(t[i])) + " at byte " + itoa(i) + "; percent-encode it")
+		}
+	}
+	rest, ok := strings.CutPrefix(t, "https://")
+	if !ok {
+		return errors.New("sync template: must begin with https://")
+	}
+	end := strings.IndexAny(rest, "/?#")
+	host := rest
+	if end >= 0 {
+		host = rest[:end]
+	}
+	switch {
+	case host == "" || strings.ContainsAny(host, "@$%{}"):
+		return errors.New("sync template: the host must be plain, without user or macro")
+	case end < 0 || !strings.Contains(rest[end:], idMacro):
+		return errors.New("sync template: must have " + idMacro + " in its path or query")
+	case strings.Contains(rest, "#"):
+		return errors.New("sync template: must have no fragment")
+	}
+	return nil
+}
+
+// sameHost reports whether an origin is this host itself, as the privacy page's
+// is. The scheme may differ from what we see behind a proxy.
+func sameHost(origin, host string) bool {
+	o, ok := strings.CutPrefix(origin, "https://")
+	if !ok {
+		o, ok = strings.CutPrefix(origin, "http://")
+	}
+	return ok && o != "" && strings.EqualFold(o, host)
+}
+
+// mayChoose reports whether a page may post a visitor's choice: one of a site's
+// or our own. A browser names the page's origin with every post, so another
+// site's page cannot opt a visitor out, nor, worse, in.
+func (s *Server) mayChoose(r *http.Request) bool {
+	o := r.Header["Origin"]
+	switch {
+	case len(o) > 1:
+		return false
+	case len(o) == 1:
+		return s.o.Sites.HasOrigin(o[0]) || sameHost(o[0], r.Host)
+	}
+	if f := r.Header["Sec-Fetch-Site"]; len(f) > 0 && !slices.Contains([]string{"same-origin", "none"}, f[0]) {
+		return false
+	}
+	ref := first(r.Header["Referer"])
+	return ref == "" || s.o.Sites.HasOrigin(originOf(ref)) || sameHost(originOf(ref), r.Host)
+}

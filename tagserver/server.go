@@ -1,0 +1,368 @@
+// Package tagserver is the edge: everything that answers HTTP.
+//
+// A request is parsed, decided, identified, cleaned, recorded and answered, in
+// that order, and what it carried of its visitor (address, user agent, cookie)
+// ends with it: behind the edge there is only the visitor key.
+package tagserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/keys"
+)
+
+// Sites knows the sites. What it returns is never changed afterwards. It is
+// asked on every request, so it answers from memory.
+type Sites interface {
+	Site(taxonomy.SiteID) (taxonomy.Site, bool)
+	// HasOrigin reports whether any site lists the origin: what a preflight,
+	// which names no site, goes by.
+	HasOrigin(origin string) bool
+}
+
+// Sources knows where data comes from.
+type Sources interface {
+	Source(taxonomy.SourceID) (taxonomy.Source, bool)
+}
+
+// Destination is what the edge needs to know of a receiver.
+type Destination struct {
+	ID taxonomy.DestinationID
+	// Sync is the https template of /v1/sync with ${EBB_ID} where the pseudonym
+	// goes; empty: the destination does not sync.
+	Sync string
+	// Epoch is the number of the destination's pseudonyms.
+	Epoch uint32
+}
+
+// Destinations knows the receivers.
+type Destinations interface {
+	Destination(taxonomy.DestinationID) (Destination, bool)
+}
+
+// Erased knows the erasures that this node has followed (R25).
+type Erased interface {
+	Erased(taxonomy.VisitorKey) bool
+}
+
+// PageAudience is one audience as a page sees it.
+type PageAudience struct {
+	ID   taxonomy.AudienceID `json:"id"`
+	Slug string              `json:"slug"`
+}
+
+// PageAnswer is the answer to /v1/seg.
+type PageAnswer struct {
+	Audiences []PageAudience
+	AsOf      taxonomy.Millis
+	// Stale: it is the last known list and not the present one.
+	Stale bool
+}
+
+// Audiences answers for a visitor which of the audiences marked page: true it
+// is in. It keeps within the context's deadline, with a stale answer if need be.
+type Audiences interface {
+	Page(ctx context.Context, v taxonomy.VisitorKey, site taxonomy.SiteID) (PageAnswer, error)
+}
+
+// Limits bound what a request may cost. Zero fields take their default.
+type Limits struct {
+	// Body is the greatest body of a POST, before and after gzip. 64 KiB.
+	Body int
+	// Header is the greatest head of a request, for HTTP. 16 KiB.
+	Header int
+	// Answer is how long the store may take. 900 ms: the edge answers within a
+	// second whatever the store does.
+	Answer time.Duration
+	// Read, Write and Idle are the times of a connection. 5 s, 10 s, 75 s.
+	Read, Write, Idle time.Duration
+	// NewIDs is how many new IDs a second an address class (/24 or /48) gets in
+	// the long run, NewIDBurst how many at once (R34). 20 and 600: a carrier's
+	// many phones behind one address pass, a script does not fill the log.
+	// NewIDs < 0 is no limit, for demo and replay, which say so.
+	NewIDs     float64
+	NewIDBurst int
+	// Classes is how many address classes are remembered. 65,536.
+	Classes int
+}
+
+func (l *Limits) setDefaults() {
+	def(&l.Body, 64<<10)
+	def(&l.Header, 16<<10)
+	def(&l.Answer, 900*time.Millisecond)
+	def(&l.Read, 5*time.Second)
+	def(&l.Write, 10*time.Second)
+	def(&l.Idle, 75*time.Second)
+	def(&l.NewIDs, 20)
+	def(&l.NewIDBurst, 600)
+	def(&l.Classes, 1<<16)
+	if l.NewIDs < 0 {
+		l.NewIDs = float64(rate.Inf)
+	}
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Options are what the edge needs. Now, Rand, Log, Keys, Sites, Sources,
+// Destinations, Erased and Audiences must be set; all must be safe for
+// concurrent use.
+type Options struct {
+	Now func() taxonomy.Millis
+	// Rand makes IDs: a cryptographic source.
+	Rand io.Reader
+	// Timeout is context.WithTimeout; nil means that the store is waited for.
+	Timeout func(context.Context, time.Duration) (context.Context, context.CancelFunc)
+
+	Log retention.Log
+	// Ack is how far an event must have come before /v1/e answers: AckLocal
+	// (also if zero) or AckQuorum.
+	Ack retention.Ack
+	// Keys returns the ring in force.
+	Keys func() *keys.Ring
+	// Shards and Groups as they were fixed at init. Zero is 1.
+	Shards, Groups int
+
+	Sites        Sites
+	Sources      Sources
+	Destinations Destinations
+	Erased       Erased
+	Audiences    Audiences
+
+	// TrustedProxies may say in X-Forwarded-For whom they speak for.
+	TrustedProxies []netip.Prefix
+	// Country returns the ISO 3166 code of an address, or "". Nil: unknown.
+	Country func(netip.Addr) string
+
+	Metrics prometheus.Registerer // nil: none
+	Logger  *slog.Logger          // nil: none
+	Limits  Limits
+
+	// Routes are rows of the table whose handlers live in sub-folders (the API,
+	// the console, the partner's files): a sub-folder imports its parent, so the
+	// parent is handed them.
+	Routes []Route
+	// Guards check who calls; New refuses a row whose Auth has none.
+	Guards map[Auth]echo.MiddlewareFunc
+}
+
+// Server answers HTTP on three listeners. It starts nothing and listens on
+// nothing; it is safe for concurrent use.
+type Server struct {
+	o       Options
+	log     *slog.Logger
+	metrics *metrics
+	tally   tally
+	samples samples
+	newIDs  *idLimiter
+	tag     *tagFile
+	routes  []Route
+	echos   [listeners]*echo.Echo
+	paths   map[string]bool // of the table, for the label route
+	work    sync.Pool       // *work
+}
+
+// New returns the edge. It fails if an option is missing or the table of routes
+// is not sound.
+func New(o Options) (*Server, error) {
+	for _, need := range []struct {
+		name string
+		ok   bool
+	}{
+		{"Now", o.Now != nil}, {"Rand", o.Rand != nil}, {"Log", o.Log != nil}, {"Keys", o.Keys != nil}, {"Sites", o.Sites != nil},
+		{"Sources", o.Sources != nil}, {"Destinations", o.Destinations != nil}, {"Erased", o.Erased != nil}, {"Audiences", o.Audiences != nil},
+	} {
+		if !need.ok {
+			return nil, fmt.Errorf("make the edge: option %s is not set", need.name)
+		}
+	}
+	if o.Timeout == nil {
+		o.Timeout = func(ctx context.Context, _ time.Duration) (context.Context, context.CancelFunc) {
+			return ctx, func() {}
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Ack = max(o.Ack, retention.AckLocal)
+	def(&o.Shards, 1)
+	def(&o.Groups, 1)
+	o.Limits.setDefaults()
+	tag, err := newTagFile()
+	if err != nil {
+		return nil, fmt.Errorf("make the edge: %w", err)
+	}
+	s := &Server{
+		o: o, log: o.Logger.With("component", "tagserver"), metrics: newMetrics(o.Metrics), tag: tag,
+		newIDs: newIDLimiter(o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
+		paths:  make(map[string]bool),
+	}
+	s.work.New = func() any { return new(work) }
+	s.routes = append(s.table(), o.Routes...)
+	if err := s.mount(); err != nil {
+		return nil, fmt.Errorf("make the edge: %w", err)
+	}
+	return s, nil
+}
+
+// Handler returns what answers on a listener.
+func (s *Server) Handler(l Listener) http.Handler { return s.echos[l] }
+
+// HTTP returns a server for a listener with the limits set. The caller serves,
+// with a net.Listener of its own, and shuts down.
+func (s *Server) HTTP(l Listener) *http.Server {
+	lim := &s.o.Limits
+	return &http.Server{
+		Handler:           s.Handler(l),
+		ReadHeaderTimeout: lim.Read,
+		ReadTimeout:       lim.Read,
+		WriteTimeout:      lim.Write,
+		IdleTimeout:       lim.Idle,
+		MaxHeaderBytes:    lim.Header,
+		// net/http writes the peer's address into its lines, which nothing may
+		// log (P4). They are counted.
+		ErrorLog: log.New(countWriter{s.metrics.server}, "", 0),
+	}
+}
+
+type countWriter struct{ c prometheus.Counter }
+
+func (w countWriter) Write(b []byte) (int, error) { w.c.Inc(); return len(b), nil }
+
+// Counters returns what was refused and is not yet in the log: with the counts
+// of the log's frames it is what P2 calls received (R12).
+func (s *Server) Counters() []taxonomy.Count { return s.tally.snapshot() }
+
+// Refusals returns the last refusals of a site, newest first; of no site, those
+// that named none that exists. They live in memory only.
+func (s *Server) Refusals(site taxonomy.SiteID) []Refusal { return s.samples.list(site) }
+
+// Flush appends the pending counts if there are any, so that they do not wait
+// for the next event. The wiring calls it each second and at the end.
+func (s *Server) Flush(ctx context.Context) error {
+	counts := s.tally.take()
+	if counts == nil {
+		return nil
+	}
+	_, _, err := s.o.Log.Append(ctx, 0, []taxonomy.Record{s.countRecord(counts)}, retention.AckNone)
+	s.appended(err, counts)
+	if err != nil {
+		return fmt.Errorf("append the edge's counts: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) countRecord(counts []taxonomy.Count) taxonomy.Record {
+	return taxonomy.Record{Kind: taxonomy.RecordCounts, Received: s.o.Now(), Counts: counts}
+}
+
+// appended notes how an append ended. Counts that were not written go back;
+// where that is unknown they do not, since the log may bring them back itself:
+// what is lost then was never received (R12).
+func (s *Server) appended(err error, counts []taxonomy.Count) {
+	switch {
+	case err == nil:
+		s.metrics.appends.WithLabelValues("ok").Inc()
+	case errors.Is(err, retention.ErrUnknown):
+		s.metrics.appends.WithLabelValues("unknown").Inc()
+	case errors.Is(err, retention.ErrFull):
+		s.metrics.appends.WithLabelValues("full").Inc()
+		s.tally.giveBack(counts)
+	default:
+		s.metrics.appends.WithLabelValues("failed").Inc()
+		s.tally.giveBack(counts)
+	}
+}
+
+// append gives records to the log, each to the group of its visitor, and
+// returns how far all of them came. Those of the group last go last and take
+// the pending counts along: the others are statements (an erasure, a
+// succession), which may be repeated, so a request that fails halfway may be
+// repeated too.
+func (s *Server) append(ctx context.Context, records []taxonomy.Record, last taxonomy.Group, ack retention.Ack) (retention.Ack, error) {
+	reached := ack
+	if s.o.Groups > 1 {
+		var rest []taxonomy.Record
+		other := make(map[taxonomy.Group][]taxonomy.Record)
+		for i := range records {
+			r := &records[i]
+			g := s.group(r.Visitor)
+			if g == last {
+				rest = append(rest, *r)
+			} else {
+				other[g] = append(other[g], *r)
+			}
+			// Both groups learn of a succession: the old key's to act on it.
+			if r.Kind == taxonomy.RecordSucceeds && s.group(r.Succeeds) != g {
+				if og := s.group(r.Succeeds); og == last {
+					rest = append(rest, *r)
+				} else {
+					other[og] = append(other[og], *r)
+				}
+			}
+		}
+		for g := range taxonomy.Group(s.o.Groups) {
+			if len(other[g]) == 0 {
+				continue
+			}
+			_, r, err := s.o.Log.Append(ctx, g, other[g], ack)
+			s.appended(err, nil)
+			if err != nil {
+				return 0, err
+			}
+			reached = min(reached, r)
+		}
+		records = rest
+	}
+	if len(records) == 0 {
+		return reached, nil
+	}
+	counts := s.tally.take()
+	if counts != nil {
+		records = append(records, s.countRecord(counts))
+	}
+	_, r, err := s.o.Log.Append(ctx, last, records, ack)
+	s.appended(err, counts)
+	if err != nil {
+		return 0, err
+	}
+	return min(reached, r), nil
+}
+
+func (s *Server) group(k taxonomy.VisitorKey) taxonomy.Group {
+	if s.o.Groups == 1 {
+		return 0
+	}
+	return taxonomy.GroupOf(k.Shard(s.o.Shards), s.o.Groups)
+}
+
+// storeProblem is what a caller hears when the log does not take its records.
+func storeProblem(err error) *Problem {
+	if errors.Is(err, retention.ErrFull) {
+		p := NewProblem(http.StatusServiceUnavailable, codeFull, "the log is full for the moment; send it again later, with the same ids")
+		p.RetryAfter = 5
+		return p
+	}
+	p := NewProblem(http.StatusServiceUnavailable, codeUnavailable, "the log did not take it in time; send it again, with the same ids")
+	p.RetryAfter = 2
+	return p
+}
