@@ -134,7 +134,8 @@ func TestUnknownKeysAreRefusedWithPlaceAndNearestKey(t *testing.T) {
 	}
 }
 
-func TestVariablesOfTestsAndTheFileItselfAreNoSettings(t *testing.T) {
+func TestWhatSaysNothingIsNoFault(t *testing.T) {
+	mustLoad(t, Input{Content: []byte("# all is\ntls:\n  # commented out\n")})
 	mustLoad(t, Input{Environ: []string{"EBB_CONFIG=x", "EBB_LONG=1", "EBB_TEST_SEED=7", "EBBY=1"}})
 }
 

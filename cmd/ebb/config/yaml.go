@@ -40,8 +40,8 @@ func (l *loader) file(name string, content []byte) {
 func (l *loader) mapping(file, prefix string, n *yaml.Node) {
 	at := Origin{Place: "file", Name: file, Line: n.Line}
 	switch {
-	case n.Kind == yaml.ScalarNode && n.Tag == "!!null" && prefix == "":
-		return // nothing but comments
+	case n.Kind == yaml.ScalarNode && n.Tag == "!!null":
+		return // nothing below but comments
 	case n.Kind != yaml.MappingNode && prefix == "":
 		l.fault(at, "a configuration is a list of `key: value` lines")
 		return

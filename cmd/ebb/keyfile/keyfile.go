@@ -83,6 +83,12 @@ func Update(path string, change func(*keys.Ring) (*keys.Ring, error)) error {
 	if err != nil {
 		return fmt.Errorf("change keys: %w", err)
 	}
+	// An operator who is root must not take the file away from the server's
+	// user.
+	if err := sameOwner(next, path); err != nil {
+		os.Remove(next)
+		return fmt.Errorf("change keys: keep their owner: %w", err)
+	}
 	if err := os.Rename(next, path); err != nil {
 		os.Remove(next)
 		return fmt.Errorf("change keys: %w", err)

@@ -115,6 +115,23 @@ func TestUpdatesDoNotOverwriteEachOther(t *testing.T) {
 	onlyFile(t, path)
 }
 
+// An operator is often root, and the server never.
+func TestUpdateKeepsTheOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a file away; CI runs as root")
+	}
+	path, _ := newFile(t)
+	if err := os.Chown(path, 65532, 65531); err != nil {
+		t.Fatal(err)
+	}
+	if err := Update(path, func(r *keys.Ring) (*keys.Ring, error) { return r.Stage(rand.Reader) }); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := owner(path); err != nil || got != [2]uint32{65532, 65531} {
+		t.Errorf("the owner is %v (%v), want 65532 and 65531", got, err)
+	}
+}
+
 func TestUnsafeOrBrokenFilesAreRefused(t *testing.T) {
 	path, _ := newFile(t)
 	if _, err := Read(path + ".none"); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "ebb init") {
