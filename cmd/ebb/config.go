@@ -107,7 +107,7 @@ func (configCheck) Run(c *cli.Context) error {
 		return err
 	}
 	if !doc.OK {
-		return cli.Silent
+		return cli.ErrSilent
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ func (h healthCommand) Run(c *cli.Context) error {
 		return err
 	}
 	if !doc.Alive.OK || !doc.Ready.OK {
-		return cli.Silent
+		return cli.ErrSilent
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func usage(parser *kong.Kong, err error) error {
 
 // report prints why a command failed, once, and returns its status.
 func report(w io.Writer, err error) int {
-	if err != nil && !errors.Is(err, cli.Silent) {
+	if err != nil && !errors.Is(err, cli.ErrSilent) {
 		fmt.Fprintf(w, "ebb: %v\n", err)
 	}
 	return cli.Status(err)

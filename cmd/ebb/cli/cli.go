@@ -141,9 +141,9 @@ func Usage(err error) error {
 	return usageError{err}
 }
 
-// Silent is returned by a command that has said all in its answer and yet must
+// ErrSilent is returned by a command that has said all in its answer and yet must
 // not end with 0.
-var Silent = errors.New("failed, as the answer says")
+var ErrSilent = errors.New("failed, as the answer says")
 
 // Status returns the status with which the program ends after err.
 func Status(err error) int {

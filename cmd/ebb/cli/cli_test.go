@@ -52,7 +52,7 @@ func TestStatusTellsMistakesOfTheCallerFromFailures(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		want int
-	}{{nil, 0}, {fault, 1}, {Usage(fault), 2}, {fmt.Errorf("while: %w", Usage(fault)), 2}, {Usage(nil), 0}, {Silent, 1}} {
+	}{{nil, 0}, {fault, 1}, {Usage(fault), 2}, {fmt.Errorf("while: %w", Usage(fault)), 2}, {Usage(nil), 0}, {ErrSilent, 1}} {
 		if got := Status(c.err); got != c.want {
 			t.Errorf("Status(%v) = %d, want %d", c.err, got, c.want)
 		}
