@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -56,7 +57,8 @@ type Fold struct {
 	// Of Checkpoint's goroutine:
 	stored   stored
 	inflight *capture
-	keep     map[string]bool // files of the checkpoint before, kept for its readers
+	keep     map[string]bool // files of the committed checkpoint
+	before   map[string]bool // and of the one before it, for its readers
 
 	polling, saving sync.Mutex
 	view            atomic.Pointer[View]
@@ -142,6 +144,9 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 		if err != nil {
 			return err
 		}
+	}
+	for k := range s.matches.claims.m {
+		s.matches.index(k)
 	}
 	for k, r := range s.waiting.m {
 		s.waiting.index(k, r)
@@ -280,8 +285,11 @@ func (f *Fold) Poll(ctx context.Context) (int, error) {
 // folded to its end the time of that end, else of the last folded frame.
 func (f *Fold) clock(ends []retention.WriterEnd) (least taxonomy.Millis, ok bool) {
 	for _, e := range ends {
-		if !e.Open || e.Last == 0 {
+		if !e.Open {
 			continue
+		}
+		if e.Last == 0 {
+			return 0, false // its first frame, at least a tick, is on its way
 		}
 		t := f.state.frameTime[e.Writer]
 		if f.state.position[e.Writer] >= e.Last {
@@ -340,28 +348,58 @@ func (f *Fold) Rewrite(ctx context.Context) (*View, error) { return f.checkpoint
 func (f *Fold) checkpoint(ctx context.Context, rewrite bool) (*View, error) {
 	f.saving.Lock()
 	defer f.saving.Unlock()
-	if f.inflight == nil {
-		f.polling.Lock() // between two polls: every effect is carried out
-		if err := f.carryOut(ctx); err != nil {
-			f.polling.Unlock()
+	if f.inflight != nil {
+		// An earlier one failed between its writes. It comes first, with the
+		// same contents: the state has gone on without them.
+		if err := f.save(ctx); err != nil {
 			return nil, err
 		}
-		f.mu.Lock()
-		if f.stopped != nil {
-			f.mu.Unlock()
-			f.polling.Unlock()
-			return nil, f.stopped
-		}
-		f.inflight = f.state.capture(f.stored.number + 1)
-		f.folded.Store(0)
-		f.mu.Unlock()
-		f.polling.Unlock()
 	}
+	if err := f.capture(ctx, rewrite); err != nil {
+		return nil, err
+	}
+	if err := f.save(ctx); err != nil {
+		return nil, err
+	}
+	v := f.View()
+	if err := f.opt.Log.Trim(ctx, f.opt.Group, v.position); err != nil {
+		return v, fmt.Errorf("trim the log behind checkpoint %d: %w", v.number, err)
+	}
+	if err := f.leave(ctx); err != nil {
+		return v, err
+	}
+	keep := maps.Clone(f.keep)
+	if !rewrite {
+		maps.Copy(keep, f.before)
+	}
+	return v, f.files.sweep(ctx, keep)
+}
+
+// capture takes what changed out of the state, between two polls, so that every
+// effect of what it covers is carried out.
+func (f *Fold) capture(ctx context.Context, rewrite bool) error {
+	f.polling.Lock()
+	defer f.polling.Unlock()
+	if err := f.carryOut(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped != nil {
+		return f.stopped
+	}
+	f.inflight = f.state.capture(f.stored.number + 1)
+	f.inflight.rewrite = rewrite
+	f.folded.Store(0)
+	return nil
+}
+
+// save writes and commits the capture in flight and publishes its view.
+func (f *Fold) save(ctx context.Context) error {
 	c := f.inflight
-	c.rewrite = rewrite
 	next, hours, err := f.write(ctx, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.mu.Lock()
 	f.state.install(c)
@@ -371,26 +409,9 @@ func (f *Fold) checkpoint(ctx context.Context, rewrite bool) (*View, error) {
 	f.stored, f.inflight = next, nil
 	f.view.Store(c.view)
 	closeUnused(old.hours, hours)
-
-	if err := f.opt.Log.Trim(ctx, f.opt.Group, c.manifest.Position); err != nil {
-		return c.view, fmt.Errorf("trim the log behind checkpoint %d: %w", c.manifest.Number, err)
-	}
-	if err := f.leave(ctx); err != nil {
-		return c.view, err
-	}
-	keep := f.files.names(&c.manifest)
-	keep[next.name] = true
-	both := map[string]bool{}
-	for n := range keep {
-		both[n] = true
-	}
-	if !rewrite {
-		for n := range f.keep {
-			both[n] = true
-		}
-	}
-	f.keep = keep
-	return c.view, f.files.sweep(ctx, both)
+	f.before, f.keep = f.keep, f.files.names(&c.manifest)
+	f.keep[next.name] = true
+	return nil
 }
 
 // leave drops writers from the position that the log no longer knows: they are

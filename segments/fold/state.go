@@ -70,14 +70,13 @@ type State struct {
 	consents    consents
 	columns     interner
 
-	counters  *table[taxonomy.SiteID, *Tally]
-	waiting   *waitingTable
-	erased    *table[[16]byte, erasure]
-	succeeds  *table[taxonomy.VisitorKey, succession]
-	byVisitor *table[matchVisitor, claim]
-	byID      *table[matchID, holder]
-	imports   *table[importChunk, *[512]byte]
-	newest    *table[statementPlace, statement]
+	counters *table[taxonomy.SiteID, *Tally]
+	waiting  *waitingTable
+	erased   *table[[16]byte, erasure]
+	succeeds *table[taxonomy.VisitorKey, succession]
+	matches  *matches
+	imports  *table[importChunk, *[512]byte]
+	newest   *table[statementPlace, statement]
 
 	// recent are the event IDs since the last checkpoint; flushing those of the
 	// checkpoint under way. Behind both stands the Seen.
@@ -186,8 +185,7 @@ func NewState(cfg Config) *State {
 		waiting:   newWaiting(cfg.WaitingBytes),
 		erased:    newTable('e', erasedCodec),
 		succeeds:  newTable('s', succeedsCodec),
-		byVisitor: newTable('m', byVisitorCodec),
-		byID:      newTable('M', byIDCodec),
+		matches:   newMatches(),
 		imports:   newTable('i', importCodec),
 		newest:    newTable('t', statementCodec),
 		recent:    map[Hash]taxonomy.Millis{},
@@ -212,7 +210,7 @@ func NewState(cfg Config) *State {
 
 // tables are the parts of the state that lie in its runs, beside the visitors.
 func (s *State) tables() []anyTable {
-	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.byVisitor, s.byID, s.imports, s.newest}
+	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches.claims, s.imports, s.newest}
 }
 
 func (s *State) shardOf(v taxonomy.VisitorKey) (*shard, error) {

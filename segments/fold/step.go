@@ -127,10 +127,14 @@ func (s *State) record(r *taxonomy.Record, ref taxonomy.Ref, rules Classifier, s
 		}
 		if dup {
 			s.tally(r.Site).Duplicate++
-			// Its consent still counts: which copy is the duplicate is chance,
-			// what the visitor allows is not (R8).
-			what = &taxonomy.Record{Kind: taxonomy.RecordConsent, Received: r.Received, Site: r.Site,
-				Source: r.Source, Space: r.Space, Visitor: r.Visitor, Consent: r.Consent}
+			// An event counts if any copy of it would, whichever was folded first
+			// (R8, R11): a later copy takes the place of the one that waits. Else
+			// only its consent counts: which copy is the duplicate is chance, what
+			// the visitor allows is not.
+			if !s.waiting.takeOlder(r) {
+				what = &taxonomy.Record{Kind: taxonomy.RecordConsent, Received: r.Received, Site: r.Site,
+					Source: r.Source, Space: r.Space, Visitor: r.Visitor, Consent: r.Consent}
+			}
 		}
 	}
 	if !known || sh.visitors.at(o).adopted > r.Received+adoptWindow {
@@ -369,37 +373,20 @@ func (s *State) match(sh *shard, o uint32, r *taxonomy.Record, eff *Effects) {
 	if r.Received.Day().Expired(s.clock) {
 		return
 	}
-	mv, mi := matchVisitor{m.Destination, r.Visitor}, matchID{m.Destination, m.ID}
-	before, had := s.matchOf(mv)
-	beforeID, hadID := s.byID.get(mi)
-	if c, ok := s.byVisitor.get(mv); !ok || newerClaim(r.Received, m.ID, c.at, c.id) {
-		s.byVisitor.put(mv, claim{m.ID, r.Received})
+	before, _, had := s.matches.of(m.Destination, r.Visitor)
+	other, hadOther := s.matches.holder(m.Destination, m.ID)
+	if hadOther {
+		id, _, ok := s.matches.of(m.Destination, other)
+		hadOther = ok && id == m.ID && other != r.Visitor
 	}
-	if h, ok := s.byID.get(mi); !ok || newerClaim(r.Received, string(r.Visitor[:]), h.at, string(h.visitor[:])) {
-		s.byID.put(mi, holder{r.Visitor, r.Received})
-	}
-	if after, ok := s.matchOf(mv); had && (!ok || after != before) {
+	s.matches.claim(claimKey{m.Destination, r.Visitor, m.ID}, r.Received)
+	if after, _, ok := s.matches.of(m.Destination, r.Visitor); had && (!ok || after != before) {
 		eff.Unmatched = append(eff.Unmatched, Unmatched{m.Destination, before, r.Visitor})
 	}
-	if h, _ := s.byID.get(mi); hadID && h.visitor != beforeID.visitor {
-		eff.Unmatched = append(eff.Unmatched, Unmatched{m.Destination, m.ID, beforeID.visitor})
+	if _, _, ok := s.matches.of(m.Destination, other); hadOther && !ok {
+		eff.Unmatched = append(eff.Unmatched, Unmatched{m.Destination, m.ID, other})
 	}
 	s.lives(sh, o, r.Received.Day())
-}
-
-func newerClaim(at taxonomy.Millis, by string, haveAt taxonomy.Millis, haveBy string) bool {
-	return at > haveAt || at == haveAt && by > haveBy
-}
-
-// matchOf returns the ID by which a destination knows a visitor: the newest
-// claim of either, if they are each other.
-func (s *State) matchOf(mv matchVisitor) (string, bool) {
-	c, ok := s.byVisitor.get(mv)
-	if !ok {
-		return "", false
-	}
-	h, ok := s.byID.get(matchID{mv.dest, c.id})
-	return c.id, ok && h.visitor == mv.visitor
 }
 
 // erase marks a visitor, and those it succeeded, as gone. What it left is
@@ -426,6 +413,7 @@ func (s *State) erase(k taxonomy.VisitorKey, space taxonomy.Space, at taxonomy.M
 			sh.dirty[o] = struct{}{}
 		}
 	}
+	s.matches.drop(func(c claimKey, _ taxonomy.Millis) bool { return c.visitor == k })
 	if suc, ok := s.succeeds.get(k); ok {
 		s.erase(suc.old, space, at, eff)
 	}
@@ -549,8 +537,9 @@ func (s *State) expire() {
 		}
 	}
 	removeIf(s, s.newest, func(k statementPlace, _ statement) bool { return k.day.Expired(s.clock) })
-	removeIf(s, s.byVisitor, func(_ matchVisitor, c claim) bool { return c.at.Day().Expired(s.clock) })
-	removeIf(s, s.byID, func(_ matchID, h holder) bool { return h.at.Day().Expired(s.clock) })
+	if s.matches.drop(func(_ claimKey, at taxonomy.Millis) bool { return at.Day().Expired(s.clock) }) {
+		s.changed = true
+	}
 	removeIf(s, s.succeeds, func(_ taxonomy.VisitorKey, c succession) bool { return c.at.Day().Expired(s.clock) })
 	removeIf(s, s.erased, func(_ [16]byte, e erasure) bool {
 		return e.space == taxonomy.SpaceCookie && e.at+erasureLife < s.clock
@@ -592,8 +581,6 @@ func (s *State) Forget(visitors []taxonomy.VisitorKey) {
 		forget[k] = true
 		s.succeeds.remove(k)
 	}
-	removeIf(s, s.byVisitor, func(k matchVisitor, _ claim) bool { return forget[k.visitor] })
-	removeIf(s, s.byID, func(_ matchID, h holder) bool { return forget[h.visitor] })
 	removeIf(s, s.newest, func(k statementPlace, _ statement) bool { return forget[k.visitor] })
 	removeIf(s, s.succeeds, func(_ taxonomy.VisitorKey, c succession) bool { return forget[c.old] })
 }

@@ -43,26 +43,13 @@ type succession struct {
 	at  taxonomy.Millis
 }
 
-// A destination's ID and a visitor belong together if each one's newest claim
-// is the other (R32). Two maxima commute, so the order of records is free (R8).
-type (
-	matchVisitor struct {
-		dest    taxonomy.DestinationID
-		visitor taxonomy.VisitorKey
-	}
-	claim struct {
-		id string
-		at taxonomy.Millis
-	}
-	matchID struct {
-		dest taxonomy.DestinationID
-		id   string
-	}
-	holder struct {
-		visitor taxonomy.VisitorKey
-		at      taxonomy.Millis
-	}
-)
+// claimKey is that a destination was seen to know a visitor by an ID; the value
+// is when, at the latest.
+type claimKey struct {
+	dest    taxonomy.DestinationID
+	visitor taxonomy.VisitorKey
+	id      string
+}
 
 // importChunk is 4,096 rows of an import.
 type importChunk struct {
@@ -149,36 +136,22 @@ var succeedsCodec = codec[taxonomy.VisitorKey, succession]{
 	},
 }
 
-var byVisitorCodec = codec[matchVisitor, claim]{
-	key: func(b []byte, k matchVisitor) []byte { return append(appendText(b, string(k.dest)), k.visitor[:]...) },
-	unkey: func(b []byte) (k matchVisitor, err error) {
+var claimCodec = codec[claimKey, taxonomy.Millis]{
+	key: func(b []byte, k claimKey) []byte {
+		return append(append(appendText(b, string(k.dest)), k.visitor[:]...), k.id...)
+	},
+	unkey: func(b []byte) (k claimKey, err error) {
 		d := fields{b: b}
 		k.dest = taxonomy.DestinationID(d.text())
 		d.copy(k.visitor[:])
-		return k, d.end()
-	},
-	val: func(b []byte, c claim) []byte { return binary.AppendVarint(appendText(b, c.id), int64(c.at)) },
-	unval: func(b []byte) (c claim, err error) {
-		d := fields{b: b}
-		c.id, c.at = d.text(), taxonomy.Millis(d.varint())
-		return c, d.end()
-	},
-}
-
-var byIDCodec = codec[matchID, holder]{
-	key: func(b []byte, k matchID) []byte { return append(appendText(b, string(k.dest)), k.id...) },
-	unkey: func(b []byte) (k matchID, err error) {
-		d := fields{b: b}
-		k.dest = taxonomy.DestinationID(d.text())
 		k.id = string(d.b)
 		return k, d.err
 	},
-	val: func(b []byte, h holder) []byte { return binary.AppendVarint(append(b, h.visitor[:]...), int64(h.at)) },
-	unval: func(b []byte) (h holder, err error) {
+	val: func(b []byte, at taxonomy.Millis) []byte { return binary.AppendVarint(b, int64(at)) },
+	unval: func(b []byte) (taxonomy.Millis, error) {
 		d := fields{b: b}
-		d.copy(h.visitor[:])
-		h.at = taxonomy.Millis(d.varint())
-		return h, d.end()
+		at := taxonomy.Millis(d.varint())
+		return at, d.end()
 	},
 }
 

@@ -139,13 +139,8 @@ func (v *View) MatchID(d taxonomy.DestinationID, shard int, o uint32) (string, t
 	k := v.shards[shard].visitors.at(o).key
 	v.fold.mu.RLock()
 	defer v.fold.mu.RUnlock()
-	mv := matchVisitor{d, k}
-	id, ok := v.fold.state.matchOf(mv)
-	if !ok {
-		return "", 0, false
-	}
-	c, _ := v.fold.state.byVisitor.get(mv)
-	return id, c.at.Day(), true
+	id, at, ok := v.fold.state.matches.of(d, k)
+	return id, at.Day(), ok
 }
 
 // consentLife is how many days a summary lasts for export (R31).
@@ -228,16 +223,16 @@ func (v *View) matched(d taxonomy.DestinationID) denseSet {
 	v.fold.mu.RLock()
 	defer v.fold.mu.RUnlock()
 	st := v.fold.state
-	for mv := range st.byVisitor.m {
-		if mv.dest != d {
+	for dv := range st.matches.byVisitor {
+		if dv.dest != d {
 			continue
 		}
-		if _, ok := st.matchOf(mv); !ok {
+		if _, _, ok := st.matches.of(d, dv.visitor); !ok {
 			continue
 		}
-		n := mv.visitor.Shard(len(v.shards))
+		n := dv.visitor.Shard(len(v.shards))
 		if sh := st.shards[n]; sh != nil {
-			if o, ok := sh.ids[mv.visitor]; ok && o < v.shards[n].visitors.n {
+			if o, ok := sh.ids[dv.visitor]; ok && o < v.shards[n].visitors.n {
 				s.add(n, o)
 			}
 		}

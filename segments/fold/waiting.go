@@ -131,6 +131,22 @@ func (w *waitingTable) take(k waitKey) *taxonomy.Record {
 	return r
 }
 
+// takeOlder removes the copy of an event that waits, if it was received before
+// this one, and reports whether it did.
+func (w *waitingTable) takeOlder(r *taxonomy.Record) bool {
+	for _, k := range w.of[r.Visitor] {
+		have, _ := w.get(k)
+		if have.Kind == taxonomy.RecordEvent && have.Site == r.Site && have.Event.ID == r.Event.ID {
+			if r.Received <= have.Received {
+				return false
+			}
+			w.take(k)
+			return true
+		}
+	}
+	return false
+}
+
 // overfull returns the key of the next record to lose, if the table is over its
 // bound: the oldest of the site that is most over its share.
 func (w *waitingTable) overfull() (waitKey, bool) {

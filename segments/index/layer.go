@@ -260,3 +260,12 @@ func fits(n int) error {
 	}
 	return nil
 }
+
+// ColumnNames returns the layer's columns in order. The caller owns the list.
+func (l *Layer) ColumnNames() []taxonomy.Column {
+	names := make([]taxonomy.Column, len(l.cols))
+	for i := range l.cols {
+		names[i] = l.cols[i].Column
+	}
+	return names
+}
