@@ -36,7 +36,7 @@ type Config struct {
 
 	Compress        bool   `key:"compress" value:"BOOL" default:"true" help:"Compress what is written to disk. Off only to look for bytes."`
 	ExportFloor     int    `key:"export_floor" value:"N" default:"1000" help:"The smallest audience that is delivered; a smaller one is delivered empty."`
-	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"600" help:"How many new visitors one class of addresses may make in a minute."`
+	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"1200" help:"How many new visitors one class of addresses (a /24, or a /48 of IPv6) may make in a minute."`
 	ErasuresJournal string `key:"erasures_journal" value:"FILE" help:"A second place for the journal of erasures, best on another disk. A restore needs the journal."`
 }
 
@@ -58,8 +58,8 @@ type TLS struct {
 // Log bounds the log of records, which is where everything that happens is
 // written first.
 type Log struct {
-	MaxBytes     Bytes `key:"max_bytes" value:"SIZE" default:"8GiB" help:"How large the log may grow when folding stands still; then events are refused with 503."`
-	SegmentBytes Bytes `key:"segment_bytes" value:"SIZE" default:"64MiB" help:"The size of one file of the log."`
+	MaxBytes     Bytes `key:"max_bytes" value:"SIZE" default:"4GiB" help:"How large the log may grow when folding stands still; then events are refused with 503."`
+	SegmentBytes Bytes `key:"segment_bytes" value:"SIZE" default:"16MiB" help:"The size of one file of the log."`
 }
 
 // Checkpoint says when the fold saves its state: at the latest after the

@@ -153,7 +153,7 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		{"checkpoint:\n  interval: 10m\n", "f:2: checkpoint.interval: 10m0s is out of range; want 1s to 30s"},
 		{"checkpoint:\n  bytes: 64MiB\n", "f:2: checkpoint.bytes: 64MiB is out of range; want 1MiB to 32MiB"},
 		{"log:\n  segment_bytes: 3 pounds\n", `f:2: log.segment_bytes: "3 pounds" is no size; want a whole number of bytes such as 1048576, or with KiB, MiB, GiB, TiB`},
-		{"log:\n  max_bytes: 64MiB\n", "f:2: log.max_bytes: 64MiB is out of range; want 256MiB to 1024TiB"},
+		{"log:\n  max_bytes: 32MiB\n", "f:2: log.max_bytes: 32MiB is out of range; want 64MiB to 1024TiB"},
 		{"trusted_proxies: 10.0.0.0/33\n", `f:1: trusted_proxies: "10.0.0.0/33" is no network; want an address and a length, such as 10.0.0.0/8 or fd00::/8`},
 		{"trusted_proxies: [10.1.2.3]\n", `f:1: trusted_proxies: "10.1.2.3" is an address; as a network it is 10.1.2.3/32`},
 		{"trusted_proxies:\n  - 10.1.2.3/8\n", `f:1: trusted_proxies: "10.1.2.3/8" has bits beyond its length; the network is 10.0.0.0/8`},
