@@ -88,32 +88,55 @@ func (d Days) countDays(block int, op *Operand, counts *[BlockSize]uint8) {
 	}
 }
 
-// newestStatement walks from the newest day back; the first layer that has a
-// statement of the key about a visitor decides (R16).
+// newestStatement walks from the newest day back; the first day on which a
+// source has a statement of the key about a visitor decides (R16): its newest
+// layer, and of several sources the first in order. That order is arbitrary but
+// fixed, so the answer does not depend on what was folded first (R8).
 func (d Days) newestStatement(block int, op *Operand, dst *Words) {
-	var all, yes Words
-	var decided Words
+	var all, yes, decided Words
+	sources := SourcesOf(op.All)
 	for day := op.AsOf; day >= op.AsOf.Oldest(); day-- {
 		layers := d[day]
-		for i := len(layers) - 1; i >= 0; i-- {
-			clear(all[:])
-			clear(yes[:])
-			for _, c := range op.All {
-				if lc := layers[i].column(c); lc != nil {
-					lc.or(block, &all)
+		if len(layers) == 0 {
+			continue
+		}
+		for _, source := range sources {
+			for i := len(layers) - 1; i >= 0; i-- {
+				clear(all[:])
+				clear(yes[:])
+				layers[i].orOf(source, op.All, block, &all)
+				layers[i].orOf(source, op.Columns, block, &yes)
+				for w := range dst {
+					dst[w] |= yes[w] &^ decided[w]
+					decided[w] |= all[w]
 				}
-			}
-			for _, c := range op.Columns {
-				if lc := layers[i].column(c); lc != nil {
-					lc.or(block, &yes)
-				}
-			}
-			for w := range dst {
-				dst[w] |= yes[w] &^ decided[w]
-				decided[w] |= all[w]
 			}
 		}
 	}
+}
+
+// orOf adds to dst who is in those of the columns that are of a source.
+func (l *Layer) orOf(source taxonomy.SourceID, columns []taxonomy.Column, block int, dst *Words) {
+	for _, c := range columns {
+		if c.Source != source {
+			continue
+		}
+		if lc := l.column(c); lc != nil {
+			lc.or(block, dst)
+		}
+	}
+}
+
+// SourcesOf returns the sources of columns, each once, in order.
+func SourcesOf(columns []taxonomy.Column) []taxonomy.SourceID {
+	var s []taxonomy.SourceID
+	for _, c := range columns {
+		if !slices.Contains(s, c.Source) {
+			s = append(s, c.Source)
+		}
+	}
+	slices.Sort(s)
+	return s
 }
 
 // Newest is the Newest of Leaves.
