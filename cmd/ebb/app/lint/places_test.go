@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +85,38 @@ func checkHostPaths(tree fs.FS) (out []finding, err error) {
 	return out, err
 }
 
+// link is a target in Markdown, in the two forms that the project uses.
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// fenced is a block of code, in which brackets are not links.
+var fenced = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
+
+// checkLinks finds links between the project's pages that lead nowhere. Those
+// to other hosts are not looked at.
+func checkLinks(tree fs.FS) (out []finding, err error) {
+	err = walk(tree, func(name string) error {
+		if path.Ext(name) != ".md" {
+			return nil
+		}
+		b, err := fs.ReadFile(tree, name)
+		if err != nil {
+			return err
+		}
+		b = fenced.ReplaceAllFunc(b, func(code []byte) []byte { return bytes.Repeat([]byte("\n"), bytes.Count(code, []byte("\n"))) })
+		for _, m := range link.FindAllSubmatchIndex(b, -1) {
+			target, _, _ := strings.Cut(string(b[m[2]:m[3]]), "#")
+			if target == "" || strings.Contains(target, ":") || strings.HasPrefix(target, "/") {
+				continue // in this page, elsewhere, or an address of the server
+			}
+			if _, err := fs.Stat(tree, path.Join(path.Dir(name), target)); err != nil {
+				out = append(out, finding{name, 1 + bytes.Count(b[:m[0]], []byte("\n")), "links to " + target + ", which is not there"})
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 // root is the top of the project.
 func root(t *testing.T) fs.FS {
 	t.Helper()
@@ -114,7 +147,7 @@ func project(t *testing.T) []source {
 
 func TestEverythingHasItsPlace(t *testing.T) {
 	tree := root(t)
-	for name, check := range map[string]func(fs.FS) ([]finding, error){"top": checkTop, "readme": checkReadmes, "host": checkHostPaths} {
+	for name, check := range map[string]func(fs.FS) ([]finding, error){"top": checkTop, "readme": checkReadmes, "host": checkHostPaths, "links": checkLinks} {
 		t.Run(name, func(t *testing.T) {
 			found, err := check(tree)
 			if err != nil {
@@ -151,6 +184,9 @@ func TestPlaceLintFindsBreaches(t *testing.T) {
 		}
 		expect(t, got, want...)
 	}
+	tree["lookalike/a.md"] = text("[a](../README.md#x) [b](https://x.example/y.md) [c](#d)\n`[e](f.md)`\n[g](h.md)\n```\n[i](j.md)\n```\n[k](../retention)\n")
+	check(checkLinks, "lookalike/a.md:3: links to h.md")
+	delete(tree, "lookalike/a.md")
 	check(checkTop, "docs: ", "main.go: ")
 	check(checkReadmes, "taxonomy: ", "retention/log: ", "tagserver: ")
 	check(checkHostPaths, "tagserver/tag/a.js:2: ", "deploy/README.md:1: ")
