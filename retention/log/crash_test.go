@@ -328,6 +328,7 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 			})
 			h, errs := play(l, 0, 20)
 			if !hit {
+				fs.SetFault(nil)
 				mustClose(t, l)
 				return
 			}

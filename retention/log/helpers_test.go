@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -210,6 +211,7 @@ func files(t testing.TB, fs FS, dir string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	slices.Sort(names)
 	var paths []string
 	for _, n := range names {
 		p := fs.PathJoin(dir, n)

@@ -96,6 +96,10 @@ func (g *group) loadWriter(w *writer) error {
 			}
 			continue
 		}
+		if s.firstTime == 0 { // nothing in it says when it was
+			s.firstTime = w.time
+		}
+		s.lastTime = max(s.lastTime, s.firstTime)
 		w.segs = append(w.segs, s)
 		w.last, w.time = s.last, s.lastTime
 		g.l.bytes += s.size
@@ -177,7 +181,14 @@ func (s *segment) readSeal(w *window) (bool, error) {
 	if !ok || err != nil {
 		return false, err
 	}
-	if h.kind != kindSeal || h.first <= s.first {
+	if h.kind != kindSeal || h.first <= s.first || h.end() != w.limit {
+		return false, nil
+	}
+	payload, err := w.at(off+int64(h.head), int64(h.stored))
+	if err != nil {
+		return false, ignoreEOF(err)
+	}
+	if _, err := expand(nil, &h, s.salt, payload); err != nil {
 		return false, nil
 	}
 	s.limit, s.last, s.lastTime = off, h.first-1, h.time
@@ -245,7 +256,7 @@ func (g *group) recover(s *segment, next uint64) (empty bool, err error) {
 		s.last, s.lastTime = it.first+uint64(it.n)-1, max(s.lastTime, it.time)
 		s.totals.add(it.counts)
 	}
-	s.limit = cut
+	s.limit = max(cut, fileHeader)
 	if next > 0 {
 		s.last = next - 1
 		g.damaged(Problem{Writer: s.writer, Group: s.group, First: next, File: s.path, Offset: s.size, Reason: "the seal is damaged or missing"}, nil)

@@ -79,6 +79,8 @@ type Log struct {
 	stop   chan struct{}
 	wg     sync.WaitGroup
 
+	reserve sync.Mutex // held by whoever makes or removes the reserve
+
 	mu       sync.Mutex
 	bytes    int64 // of all segment files
 	queued   int64 // what waits for the disk, at most
@@ -94,7 +96,7 @@ type group struct {
 	id taxonomy.Group
 
 	// io is held by whoever writes or seals files; files, for reading by whoever
-	// reads them and for writing by whoever removes them. Order: io, files, mu.
+	// reads them and for writing by whoever removes them. Order: files, io, mu.
 	io    sync.Mutex
 	files sync.RWMutex
 

@@ -537,6 +537,59 @@ func TestDumpSeesThroughCompression(t *testing.T) {
 	}
 }
 
+// Appends, followers, ends, trims and rotations at the same time: the follower
+// gets every record once, in order, though all that it has is trimmed at once.
+func TestEverythingAtOnce(t *testing.T) {
+	o := options(crashfs.New(), 0)
+	o.SegmentBytes = 4 << 10
+	l := mustOpen(t, o)
+	const callers, each = 8, 60
+	var wg sync.WaitGroup
+	for k := range callers {
+		wg.Go(func() {
+			for i := range each {
+				if _, _, err := l.Append(ctx, 0, events(k*1000+i*3, 3), retention.AckLocal); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	pos, got := retention.Position{}, map[taxonomy.VisitorKey]bool{}
+	for len(got) < callers*each*3 && !t.Failed() {
+		grown, _ := l.Grown(0)
+		frames, err := l.Follow(ctx, 0, pos, 2000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(frames) == 0 {
+			<-grown
+			continue
+		}
+		for _, f := range frames {
+			if f.First != pos[f.Writer]+1 || f.Lost {
+				t.Fatalf("frame %d after %d, lost %v", f.First, pos[f.Writer], f.Lost)
+			}
+			pos[f.Writer] = f.Last()
+			for _, r := range f.Records {
+				got[r.Visitor] = true
+			}
+		}
+		if len(got)%5 == 0 {
+			wg.Go(func() { _ = l.Rotate(ctx, 0) })
+		}
+		to := pos.Clone()
+		wg.Go(func() {
+			if err := l.Trim(ctx, 0, to); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := l.End(ctx, 0, pos); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+}
+
 func write(t testing.TB, fs FS, path string, b []byte) {
 	t.Helper()
 	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)

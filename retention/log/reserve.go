@@ -16,6 +16,8 @@ func (l *Log) reservePath() string { return l.o.FS.PathJoin(l.o.Dir, reserveName
 
 // fillReserve makes the reserve unless it is there.
 func (l *Log) fillReserve() error {
+	l.reserve.Lock()
+	defer l.reserve.Unlock()
 	fs, path := l.o.FS, l.reservePath()
 	if st, err := fs.Stat(path); err == nil && st.Size() >= l.o.ReserveBytes {
 		return nil
@@ -47,6 +49,8 @@ func (l *Log) diskFull(err error) bool {
 	if was {
 		return false
 	}
+	l.reserve.Lock()
+	defer l.reserve.Unlock()
 	l.logger.Error("the disk is full; events are refused until there is space", "dir", l.o.Dir, "err", err)
 	if err := remove(l.o.FS, l.reservePath()); err != nil {
 		l.logger.Warn("the reserve could not be given up", "err", err)
@@ -55,8 +59,7 @@ func (l *Log) diskFull(err error) bool {
 	return true
 }
 
-// writable returns why a commit cannot be written, or nil. The caller holds a
-// group's io.
+// writable returns why a commit cannot be written, or nil.
 func (l *Log) writable() error {
 	l.mu.Lock()
 	failed, full := l.failed, l.full

@@ -21,9 +21,7 @@ func (l *Log) Trim(ctx context.Context, id taxonomy.Group, to retention.Position
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("trim log: %w", err)
 	}
-	g.io.Lock()
-	defer g.io.Unlock()
-	g.files.Lock()
+	g.files.Lock() // waits for readers, while appends go on
 	defer g.files.Unlock()
 
 	g.mu.Lock()
@@ -49,14 +47,13 @@ func (l *Log) Trim(ctx context.Context, id taxonomy.Group, to retention.Position
 func (g *group) trim(w *writer, to uint64) error {
 	fs := g.l.o.FS
 	removed := 0
-	for len(w.segs) > 0 && w.segs[0].last <= to {
-		s := w.segs[0]
-		if s == g.active {
-			g.closeFile()
-			g.active = nil
-		}
-		if err := remove(fs, s.path); err != nil {
+	for {
+		s, err := g.removeFirst(w, to)
+		if err != nil {
 			return err
+		}
+		if s == nil {
+			break
 		}
 		removed++
 		g.mu.Lock()
@@ -87,6 +84,28 @@ func (g *group) trim(w *writer, to uint64) error {
 		}
 	}
 	return nil
+}
+
+// removeFirst removes a writer's oldest file if it is covered, and returns it.
+func (g *group) removeFirst(w *writer, to uint64) (*segment, error) {
+	if w.open {
+		g.io.Lock() // it may be the file that is being written
+		defer g.io.Unlock()
+	}
+	g.mu.Lock()
+	var s *segment
+	if len(w.segs) > 0 && w.segs[0].last <= to {
+		s = w.segs[0]
+	}
+	g.mu.Unlock()
+	if s == nil {
+		return nil, nil
+	}
+	if s == g.active {
+		g.closeFile()
+		g.active = nil
+	}
+	return s, remove(g.l.o.FS, s.path)
 }
 
 func remove(fs FS, path string) error {
