@@ -45,6 +45,13 @@ type Entry struct {
 	// one of them decides a member's remaining life (R31). Empty for pure NOT
 	// and for lookalikes, whose life goes by the newest day of any event.
 	Positive []taxonomy.Column `json:"positive,omitempty"`
+	// Over is when the life of Blob ends: the start of day d+90, d being the day
+	// on which it was written.
+	Over taxonomy.Millis `json:"over"`
+	// Fault, if set, is why the audience could not be built, and is empty.
+	Fault string `json:"fault,omitempty"`
+	// Evidence is how good a lookalike is.
+	Evidence *Evidence `json:"evidence,omitempty"`
 }
 
 // Entry returns an audience's entry.

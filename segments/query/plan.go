@@ -68,6 +68,12 @@ func (p *Plan) Add(e Expr) (int, error) {
 	return len(p.roots) - 1, nil
 }
 
+// AddEligible adds everyone who may be in an audience at all.
+func (p *Plan) AddEligible() int {
+	p.roots = append(p.roots, p.base)
+	return len(p.roots) - 1
+}
+
 // Leaves returns how many different leaves the plan reads for a block at most.
 func (p *Plan) Leaves() int { return len(p.ops) }
 

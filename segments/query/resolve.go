@@ -153,6 +153,88 @@ func Columns(e Expr, r Resolver) []taxonomy.Column {
 	return compact(append(gather(e, r, false), r.Columns(taxonomy.TraitBot)...))
 }
 
+// Mentions returns the traits and statement keys ("a:age", "l:crm") on which the
+// answer of an expression depends, sorted. Unlike Columns it also holds what no
+// visitor has had yet. MentionOf gives a column's.
+func Mentions(e Expr, r Resolver) []string {
+	var out []string
+	var visit func(e Expr, depth int)
+	visit = func(e Expr, depth int) {
+		if depth > MaxDepth {
+			return
+		}
+		walk("", e, func(_ string, e Expr) {
+			switch e := e.(type) {
+			case Not, Any:
+				out = append(out, string(taxonomy.TraitAny))
+			case Trait:
+				if out = append(out, string(e.Trait)); e.Min == 0 {
+					out = append(out, string(taxonomy.TraitAny))
+				}
+			case Attribute:
+				key, _ := e.traits()
+				out = append(out, key)
+			case List:
+				key, _ := e.traits()
+				out = append(out, key)
+			case Audience:
+				if rule, ok := r.Audience(e.ID); ok && rule != nil {
+					visit(rule, depth+1)
+				}
+			}
+		})
+	}
+	visit(e, 1)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// MentionOf is how Mentions names a column.
+func MentionOf(c taxonomy.Column) string {
+	if key, ok := c.Trait.Statement(); ok {
+		return key
+	}
+	return string(c.Trait)
+}
+
+// WithColumns returns r with columns that it may not know yet, as when a visitor
+// is the first to have a trait since r's view was made. Those of sources that
+// are not in use are left out.
+func WithColumns(r Resolver, columns []taxonomy.Column) Resolver { return &widened{r, columns} }
+
+type widened struct {
+	Resolver
+	columns []taxonomy.Column
+}
+
+func (w *widened) more(cs []taxonomy.Column, match func(taxonomy.Column) bool) []taxonomy.Column {
+	out, own := cs, false
+	for _, c := range w.columns {
+		if _, ok := slices.BinarySearchFunc(cs, c, taxonomy.Column.Compare); ok || !match(c) || !InUse(w.Resolver, c.Source) {
+			continue
+		}
+		if !own {
+			out, own = slices.Clone(cs), true
+		}
+		out = append(out, c)
+	}
+	if own {
+		out = compact(out)
+	}
+	return out
+}
+
+func (w *widened) Columns(t taxonomy.Trait) []taxonomy.Column {
+	return w.more(w.Resolver.Columns(t), func(c taxonomy.Column) bool { return c.Trait == t })
+}
+
+func (w *widened) StatementColumns(key string) []taxonomy.Column {
+	return w.more(w.Resolver.StatementColumns(key), func(c taxonomy.Column) bool {
+		k, ok := c.Trait.Statement()
+		return ok && k == key
+	})
+}
+
 func compact(cs []taxonomy.Column) []taxonomy.Column {
 	slices.SortFunc(cs, taxonomy.Column.Compare)
 	return slices.Compact(cs)
