@@ -7,71 +7,70 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// Facts is what is known of one visitor as of now, which may be ahead of the
-// last view: the question of /v1/seg (R33). It is valid only within the call of
-// Touched that hands it out.
+// Facts is what is known of one visitor at one moment, which may be ahead of the
+// last view: what /v1/seg asks (R33). It is safe for concurrent use and holds
+// memory of the moment it was taken.
 type Facts struct {
-	f *Fold
-	s *shard
-	o uint32
+	f       *Fold
+	v       visitor
+	consent taxonomy.Consent
+	ordinal uint32
+	days    index.Days
+	fresh   map[datedColumn]int // events that no committed layer holds yet
+	clock   taxonomy.Millis
 }
 
-// Touched calls fn with the columns in which a visitor had events since the
-// view that the last generation was built from (Built), and what is known of it
-// now; and reports whether there is such a visitor. fn runs under the fold's
-// lock: it must be short and must not call the fold.
-func (f *Fold) Touched(k taxonomy.VisitorKey, fn func(columns []taxonomy.Column, facts *Facts)) bool {
+type datedColumn struct {
+	col taxonomy.Column
+	day taxonomy.Day
+}
+
+// Touched returns what is known of a visitor now, if anything of it changed
+// since the view that the last generation was built from (Built): with the
+// columns in which it did; or with nil if what decides whether it may be in an
+// audience at all changed, or it is new.
+func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts *Facts, ok bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	sh := f.state.shards[k.Shard(f.state.cfg.Shards)]
 	if sh == nil {
-		return false
+		return nil, nil, false
 	}
 	o, ok := sh.ids[k]
-	if !ok || sh.visitors.at(o).flags != 0 {
-		return false
+	if !ok {
+		return nil, nil, false
 	}
-	var cols []taxonomy.Column
+	v := *sh.visitors.at(o)
+	facts = &Facts{f: f, v: v, consent: f.state.consents.all[v.consent], ordinal: o, days: sh.days,
+		clock: f.state.clock, fresh: map[datedColumn]int{}}
 	seen := map[column]bool{}
 	for i := range sh.touched {
 		for _, dc := range sh.touched[i].visitors[o] {
 			if !seen[dc.col] {
 				seen[dc.col] = true
-				cols = append(cols, f.state.columns.cols[dc.col])
+				columns = append(columns, f.state.columns.cols[dc.col])
+			}
+			if !sh.touched[i].committed {
+				facts.fresh[datedColumn{f.state.columns.cols[dc.col], dc.day}]++
 			}
 		}
 	}
-	fn(cols, &Facts{f, sh, o})
-	return true
-}
-
-// Ordinal is the visitor's place in every view since it became known.
-func (x *Facts) Ordinal() (shard int, ordinal uint32) { return x.s.n, x.o }
-
-// Consent is the visitor's newest summary.
-func (x *Facts) Consent() taxonomy.Consent {
-	return x.f.state.consents.all[x.s.visitors.at(x.o).consent]
+	was, known := visitor{}, false
+	if b := f.built; b != nil && o < b.shards[sh.n].visitors.n {
+		was, known = *b.shards[sh.n].visitors.at(o), true
+	}
+	if !known || was.flags != v.flags || f.state.consents.all[was.consent].Purposes != facts.consent.Purposes {
+		return nil, facts, true
+	}
+	return columns, facts, len(columns) > 0
 }
 
 // Count is how many events the visitor has in a column on a day, at most 255.
 func (x *Facts) Count(c taxonomy.Column, d taxonomy.Day) int {
-	n := 0
-	if !d.Expired(x.f.state.clock) {
-		n = x.s.days.Events(x.o, c, d)
+	if d.Expired(x.clock) {
+		return 0
 	}
-	if col, ok := x.f.state.columns.find(c); ok {
-		for i := range x.s.touched {
-			if x.s.touched[i].committed {
-				continue
-			}
-			for _, dc := range x.s.touched[i].visitors[x.o] {
-				if dc.day == d && dc.col == col {
-					n++
-				}
-			}
-		}
-	}
-	return min(n, 255)
+	return min(x.days.Events(x.ordinal, c, d)+x.fresh[datedColumn{c, d}], 255)
 }
 
 // Statement returns the column, of all, that holds the visitor's newest
@@ -85,8 +84,10 @@ func (x *Facts) Statement(all []taxonomy.Column, asOf taxonomy.Day) (taxonomy.Co
 	if !ok {
 		return taxonomy.Column{}, false
 	}
-	place := statementPlace{visitor: x.s.visitors.at(x.o).key, key: key}
+	place := statementPlace{visitor: x.v.key, key: key}
 	sources := index.SourcesOf(all)
+	x.f.mu.RLock()
+	defer x.f.mu.RUnlock()
 	for place.day = asOf; place.day >= asOf.Oldest(); place.day-- {
 		for _, place.source = range sources {
 			if s, ok := x.f.state.newest.get(place); ok {
@@ -100,21 +101,24 @@ func (x *Facts) Statement(all []taxonomy.Column, asOf taxonomy.Day) (taxonomy.Co
 // In reports whether the visitor is in a named set of the index. Audiences are
 // not known here.
 func (x *Facts) In(set string) bool {
-	c := x.Consent()
 	if d, ok := strings.CutPrefix(set, index.SetAllow); ok {
-		return c.Day+consentLife > x.f.state.clock.Day() && c.Allows(taxonomy.DestinationID(d))
+		return x.consent.Day+consentLife > x.clock.Day() && x.consent.Allows(taxonomy.DestinationID(d))
 	}
 	if d, ok := strings.CutPrefix(set, index.SetMatched); ok {
-		_, _, ok := x.f.state.matches.of(taxonomy.DestinationID(d), x.s.visitors.at(x.o).key)
+		x.f.mu.RLock()
+		defer x.f.mu.RUnlock()
+		_, _, ok := x.f.state.matches.of(taxonomy.DestinationID(d), x.v.key)
 		return ok
 	}
 	switch set {
+	case index.SetGone:
+		return x.v.flags&isGone != 0
 	case index.SetProfile:
-		return c.Purposes.Has(taxonomy.MayProfile)
+		return x.consent.Purposes.Has(taxonomy.MayProfile)
 	case index.SetInsight:
-		return c.Purposes.Has(taxonomy.MayInsight)
+		return x.consent.Purposes.Has(taxonomy.MayInsight)
 	case index.SetTraining:
-		return c.Purposes.Has(taxonomy.MayTrain)
+		return x.consent.Purposes.Has(taxonomy.MayTrain)
 	}
-	return false // gone: Touched does not hand those out; holdout: empty
+	return false // holdout is empty
 }

@@ -49,6 +49,7 @@ type Fold struct {
 	mu    sync.RWMutex // guards state
 	state *State
 	seen  *seenFiles // replaced under mu
+	built *View      // that the last generation was built from
 
 	// Of Poll's goroutine:
 	undone Effects // of frames that are folded but not yet carried out
@@ -478,6 +479,7 @@ func (f *Fold) View() *View { return f.view.Load() }
 func (f *Fold) Built(v *View) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.built = v
 	for _, sh := range f.state.shards {
 		if sh == nil {
 			continue

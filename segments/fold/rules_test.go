@@ -446,21 +446,16 @@ func TestFactsAreAheadOfTheViewAndAgreeWithTheNext(t *testing.T) {
 	s.say(start, event(1, start, 1, true))
 	v := s.save()
 	s.f.Built(v)
-	if ok := s.f.Touched(visitorKey(1), func(cols []taxonomy.Column, _ *Facts) {
-		if len(cols) != 0 {
-			t.Errorf("nothing happened since the generation, and it names %v", cols)
-		}
-	}); !ok {
-		t.Fatal("the visitor is not known")
+	if cols, _, ok := s.f.Touched(visitorKey(1)); ok {
+		t.Errorf("nothing happened since the generation, and it names %v", cols)
 	}
 	a := taxonomy.Column{Source: "web", Trait: "c:t/a"}
 	check := func(want int) {
 		t.Helper()
-		s.f.Touched(visitorKey(1), func(cols []taxonomy.Column, x *Facts) {
-			if !slices.Contains(cols, a) || x.Count(a, start.Day()) != want {
-				t.Errorf("columns %v, count %d, want %d", cols, x.Count(a, start.Day()), want)
-			}
-		})
+		cols, x, ok := s.f.Touched(visitorKey(1))
+		if !ok || !slices.Contains(cols, a) || x.Count(a, start.Day()) != want {
+			t.Errorf("columns %v (%v), count %d, want %d", cols, ok, x.Count(a, start.Day()), want)
+		}
 	}
 	s.say(start+1, event(1, start+1, 2, true), event(1, start+1, 3, true))
 	check(3)
@@ -468,4 +463,12 @@ func TestFactsAreAheadOfTheViewAndAgreeWithTheNext(t *testing.T) {
 	check(3)
 	s.say(start+2, event(1, start+2, 4, true))
 	check(4)
+	s.say(start+3, event(2, start+3, 5, true))
+	if cols, x, ok := s.f.Touched(visitorKey(2)); !ok || cols != nil || x.Count(a, start.Day()) != 1 {
+		t.Errorf("a new visitor: columns %v, %v", cols, ok)
+	}
+	s.say(start+4, taxonomy.Record{Kind: taxonomy.RecordErasure, Received: start + 4, Space: taxonomy.SpaceCookie, Visitor: visitorKey(1)})
+	if cols, x, ok := s.f.Touched(visitorKey(1)); !ok || cols != nil || !x.In(index.SetGone) {
+		t.Errorf("an erased visitor: columns %v, %v", cols, ok)
+	}
 }

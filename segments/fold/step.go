@@ -363,7 +363,10 @@ func (s *State) statement(sh *shard, o uint32, r *taxonomy.Record) {
 		}
 	}
 	s.newest.put(place, statement{st.Time, st.ID, st.Trait})
-	sh.said[saidKey{day, o, r.Source, key}] = s.columns.intern(r.Source, st.Trait)
+	col := s.columns.intern(r.Source, st.Trait)
+	sh.said[saidKey{day, o, r.Source, key}] = col
+	in := &sh.touched[len(sh.touched)-1]
+	in.visitors[o] = append(in.visitors[o], dayColumn{day, col})
 	s.lives(sh, o, day)
 }
 
