@@ -49,9 +49,11 @@ func (s *Server) putWork(w *work) {
 	w.visit = visit{}
 	w.site = taxonomy.Site{}
 	for i := range w.events {
-		clear(w.events[i].Props)
-		w.events[i] = taxonomy.Event{Props: w.events[i].Props[:0]}
+		p := w.events[i].Props
+		clear(p)
+		w.events[i] = taxonomy.Event{Props: p[:0]}
 	}
+	w.events = w.events[:0]
 	clear(w.records)
 	w.records = w.records[:0]
 	clear(w.seen)
@@ -67,7 +69,8 @@ func (w *work) event() *taxonomy.Event {
 	}
 	n := len(w.events)
 	w.events = w.events[:n+1]
-	return &w.events[n]
+	e := &w.events[n]
+	return e
 }
 
 // collectReply is the answer to POST /v1/e (R34).

@@ -2,6 +2,7 @@ package tagserver
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -405,6 +406,23 @@ type netipAddr = netip.Addr
 func mustPrefixes(s ...string) (out []netip.Prefix) {
 	for _, p := range s {
 		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}
+
+func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
+
+func newRequest(method, path string) *http.Request { return httptest.NewRequest(method, path, nil) }
+
+func gunzip(t *testing.T, b []byte) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
 }

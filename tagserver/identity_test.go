@@ -62,7 +62,7 @@ func TestACookieThatDoesNotVerifyIsReplacedNeverAdopted(t *testing.T) {
 		b := e.browser()
 		w := b.post("shop", 1, yesBody, "Cookie", header)
 		if w.Code != 200 {
-			t.Fatalf("%s: %d %s", name, w.Code, w.Body)
+			t.Fatalf("%s: %d %s %s", name, w.Code, w.Body, e.lines.b.String())
 		}
 		r := e.last(taxonomy.RecordEvent)
 		if r.Visitor == key || r.Returning {

@@ -165,22 +165,25 @@ func isEmailAround(before, after string) bool {
 	}
 	after = strings.TrimLeft(after, " ")
 	after = strings.NewReplacer("(dot)", ".", "[dot]", ".", " dot ", ".", "．", ".", "。", ".").Replace(strings.ToLower(after))
-	labels, letters := 0, 0
+	dots, n, words := 0, 0, false // words: the label has something that is no digit
+	tld := false
 	for i := 0; i < len(after); i++ {
 		switch c := after[i]; {
 		case c == '.':
-			if letters == 0 {
-				return false
+			if n == 0 {
+				return tld
 			}
-			labels++
-			letters = 0
+			dots++
+			n, words = 0, false
 		case isAlnum(c) || c == '-' || c == '_' || c >= utf8.RuneSelf:
-			letters++
+			n++
+			words = words || !isDigit(c)
 		default:
-			i = len(after)
+			return tld
 		}
+		tld = dots > 0 && (n == 0 && tld || n >= 2 && words)
 	}
-	return labels > 0 && (letters >= 2 || letters == 0 && labels > 1)
+	return tld
 }
 
 func isBase64(s string) bool {
@@ -213,17 +216,38 @@ func hidesEmail(s string) bool {
 	return hasEmail(string(a[:n]))
 }
 
-// hasIBAN looks for two letters, two digits and 11 to 30 more letters or
-// digits, with or without a space or dash after every four, whose remainder
-// modulo 97 is 1 (ISO 13616).
+// ibanLength is how long each country's IBANs are (the registry of ISO 13616).
+// Without it every hundredth random token of two letters and two digits would
+// be one.
+var ibanLength = func() map[string]int {
+	m := make(map[string]int)
+	for _, c := range strings.Fields(`AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27
+		DK18 DO28 EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30
+		KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29
+		PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30`) {
+		m[c[:2]] = int(c[2]-'0')*10 + int(c[3]-'0')
+	}
+	return m
+}()
+
+// hasIBAN looks for a country, two digits and as many letters or digits as that
+// country's IBANs have, with or without a space or dash after every four, whose
+// remainder modulo 97 is 1 (ISO 13616).
 func hasIBAN(s string) bool {
 	for i := 0; i+15 <= len(s); i++ {
 		if i > 0 && isAlnum(s[i-1]) || !isLetter(s[i]) || !isLetter(s[i+1]) || !isDigit(s[i+2]) || !isDigit(s[i+3]) {
 			continue
 		}
+		want := ibanLength[string([]byte{s[i] &^ 0x20, s[i+1] &^ 0x20})]
+		if want == 0 {
+			continue
+		}
+		if _, ok := uuidAround(s, i); ok {
+			continue
+		}
 		var iban [34]byte
 		n, j := 0, i
-		for ; j < len(s) && n < len(iban); j++ {
+		for ; j < len(s) && n < want; j++ {
 			c := s[j]
 			if isAlnum(c) {
 				iban[n] = c
@@ -231,12 +255,9 @@ func hasIBAN(s string) bool {
 			} else if (c != ' ' && c != '-') || n%4 != 0 {
 				break
 			}
-			// An IBAN may be followed by words: try every length from the
-			// shortest (Norway, 15) at which a word could end.
-			end := j+1 == len(s) || !isAlnum(s[j+1])
-			if n >= 15 && end && mod97(iban[:n]) == 1 {
-				return true
-			}
+		}
+		if n == want && (j == len(s) || !isAlnum(s[j])) && mod97(iban[:n]) == 1 {
+			return true
 		}
 	}
 	return false
@@ -285,18 +306,10 @@ func findNumber(s string) piiClass {
 // string: random identifiers, in which any run of digits is chance. It returns
 // where the token ends.
 func randomToken(s string, i int) (end int, ok bool) {
-	start := i
-	for start > 0 && (isAlnum(s[start-1]) || s[start-1] == '-') {
-		start--
-	}
-	end = i
-	for end < len(s) && (isAlnum(s[end]) || s[end] == '-') {
-		end++
-	}
-	if isUUID(s[start:end]) {
+	if end, ok = uuidAround(s, i); ok {
 		return end, true
 	}
-	start = i
+	start := i
 	for start > 0 && isAlnum(s[start-1]) {
 		start--
 	}
@@ -315,6 +328,19 @@ func randomToken(s string, i int) (end int, ok bool) {
 		letters++
 	}
 	return end, letters > 0 && end-start >= 20
+}
+
+// uuidAround reports whether the byte at i stands in a UUID, and where that ends.
+func uuidAround(s string, i int) (end int, ok bool) {
+	start := i
+	for start > 0 && (isAlnum(s[start-1]) || s[start-1] == '-') {
+		start--
+	}
+	end = i
+	for end < len(s) && (isAlnum(s[end]) || s[end] == '-') {
+		end++
+	}
+	return end, isUUID(s[start:end])
 }
 
 func isUUID(s string) bool {
