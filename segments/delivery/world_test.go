@@ -53,6 +53,7 @@ type world struct {
 	visitors   []*visitor
 	now        taxonomy.Millis
 	epoch, gen uint64
+	ordinals   uint32 // given out so far
 	positive   map[taxonomy.AudienceID][]taxonomy.Column
 	audiences  []taxonomy.AudienceID
 }
@@ -90,7 +91,8 @@ func (w *world) add(i int) *visitor {
 	}
 	copy(v.key[:], h[:])
 	// Ordinals over two blocks, so that the walk from block to block is tested.
-	v.ordinal = uint32(len(w.visitors)) * 9001
+	w.ordinals++
+	v.ordinal = w.ordinals * 9001
 	w.visitors = append(w.visitors, v)
 	return v
 }
