@@ -11,12 +11,20 @@ import (
 
 // Overlay is what happened since the generation, by visitor: the fold's.
 type Overlay interface {
-	// Touched returns, if anything of the visitor changed since the view that
-	// the published pages were built from, the columns in which it did and what
-	// is known of the visitor now. If what decides whether it may be in an
-	// audience at all changed (permits, gone, holdout), columns is nil: then
-	// every rule is asked.
-	Touched(v taxonomy.VisitorKey) (columns []taxonomy.Column, facts query.Facts, ok bool)
+	// Touched returns what changed about a visitor since the view that the
+	// published pages were built from, and false if nothing did.
+	Touched(v taxonomy.VisitorKey) (Touched, bool)
+}
+
+// Touched is what changed about a visitor.
+type Touched struct {
+	// Columns are those in which something changed, be they known to the
+	// published view or not.
+	Columns []taxonomy.Column
+	// Standing says that what decides whether the visitor may be in an audience
+	// at all changed (permits, gone, holdout): then every rule is asked.
+	Standing bool
+	Facts    query.Facts // what is known of it now
 }
 
 // Ordinals is the part of a view that finds a visitor.
@@ -29,7 +37,9 @@ type Ordinals interface {
 // two generations.
 type PageState struct {
 	Pages    *Pages
-	Ordinals Ordinals       // of the view that the pages were built from
+	Ordinals Ordinals // of the view that the pages were built from
+	// Sources are those that were in use when the pages were built.
+	Sources  []taxonomy.SourceID
 	Catalog  *Catalog       // of now: what is not for pages any more is left out
 	Resolver query.Resolver // of now: a withdrawn source is left out at once (R19)
 
@@ -43,15 +53,17 @@ type pageRule struct {
 	id       taxonomy.AudienceID
 	expr     query.Expr
 	mentions []string // that its answer depends on, sorted
-	always   bool     // its published members are not given out: always ask
+	always   bool     // asked about every touched visitor
 }
 
 // Prepare compiles what an answer needs. Call it once, before Swap.
 //
 // A source that is withdrawn leaves the answers at once, though the lists were
-// built with it: an audience that uses it positively is given out only to
-// visitors whom its rule was asked about anew, until the next generation (R19).
+// built with it (R19): until the next generation, an audience that uses it
+// positively is given only to visitors whose events since then let us ask its
+// rule anew, and of those visitors every rule is asked.
 func (s *PageState) Prepare() {
+	withdrawn := slices.ContainsFunc(s.Sources, func(id taxonomy.SourceID) bool { return !query.InUse(s.Resolver, id) })
 	s.rules, s.shown = nil, make([]bool, len(s.Pages.audiences))
 	for i := range s.Catalog.All() {
 		d := &s.Catalog.All()[i]
@@ -66,7 +78,7 @@ func (s *PageState) Prepare() {
 			s.shown[n] = !stale
 		}
 		if e, _ := s.Catalog.Audience(d.ID); e != nil && s.Catalog.check(d) == nil {
-			s.rules = append(s.rules, pageRule{d.ID, e, query.Mentions(e, s.Resolver), stale})
+			s.rules = append(s.rules, pageRule{d.ID, e, query.Mentions(e, s.Resolver), withdrawn})
 		}
 	}
 }
@@ -95,11 +107,11 @@ func (s *Seg) Visitor(dst []taxonomy.AudienceID, v taxonomy.VisitorKey, today ta
 	if st == nil {
 		return dst, nil
 	}
-	columns, facts, touched := s.overlay.Touched(v)
+	now, touched := s.overlay.Touched(v)
 	resolver := st.Resolver
 	if touched {
-		resolver = query.WithColumns(st.Resolver, columns)
-		if !query.Eligible(resolver, facts, today) {
+		resolver = query.WithColumns(st.Resolver, now.Columns)
+		if !query.Eligible(resolver, now.Facts, today) {
 			return dst, nil
 		}
 	}
@@ -116,10 +128,10 @@ func (s *Seg) Visitor(dst []taxonomy.AudienceID, v taxonomy.VisitorKey, today ta
 	}
 	for i := range st.rules {
 		r := &st.rules[i]
-		if columns != nil && !r.always && !slices.ContainsFunc(columns, r.uses) {
+		if !now.Standing && !r.always && !slices.ContainsFunc(now.Columns, r.uses) {
 			continue
 		}
-		in, err := query.EvalVisitor(r.expr, resolver, facts, today)
+		in, err := query.EvalVisitor(r.expr, resolver, now.Facts, today)
 		if err != nil {
 			return dst[:first], fmt.Errorf("evaluate audience %q for a visitor: %w", r.id, err)
 		}
