@@ -91,7 +91,11 @@ func prefilter(s string) (h piiHint) {
 		case 1:
 			digits++
 		case 2:
-			h |= hintAt
+			// An "&" divides the parts of a query; only before an entity is it
+			// worth a look.
+			if s[i] != '&' || i+1 < len(s) && (s[i+1] == '#' || s[i+1]|0x20 == 'c') {
+				h |= hintAt
+			}
 		case 4:
 			h |= hintPercent
 		}
@@ -121,37 +125,21 @@ func findPlain(s string, h piiHint) piiClass {
 	return ""
 }
 
-// atSigns are the ways in which an at-sign is written.
+// atSigns are the ways in which an at-sign is written, in lower case.
 var atSigns = []string{"@", "＠", "﹫", "(at)", "[at]", "{at}", "(@)", "[@]", "&#64;", "&#x40;", "&commat;"}
 
 func hasEmail(s string) bool {
-	for _, at := range atSigns {
-		for from := 0; ; {
-			i := indexFold(s[from:], at)
-			if i < 0 {
-				break
-			}
-			i += from
-			if isEmailAround(s[:i], s[i+len(at):]) {
+	for i := 0; i < len(s); i++ {
+		if byteClass[s[i]] != 2 {
+			continue
+		}
+		for _, at := range atSigns {
+			if at[0] == s[i] && len(s)-i >= len(at) && strings.EqualFold(s[i:i+len(at)], at) && isEmailAround(s[:i], s[i+len(at):]) {
 				return true
 			}
-			from = i + len(at)
 		}
 	}
 	return false
-}
-
-// indexFold is strings.Index without regard to the case of ASCII letters.
-func indexFold(s, lower string) int {
-	if lower[0] == '@' && len(lower) == 1 {
-		return strings.IndexByte(s, '@')
-	}
-	for i := 0; i+len(lower) <= len(s); i++ {
-		if strings.EqualFold(s[i:i+len(lower)], lower) {
-			return i
-		}
-	}
-	return -1
 }
 
 // isEmailAround reports whether what stands before and after an at-sign is a
@@ -163,9 +151,8 @@ func isEmailAround(before, after string) bool {
 	if before == "" || r < utf8.RuneSelf && !isAlnum(byte(r)) && !strings.ContainsRune("._+-'\"", r) {
 		return false
 	}
-	after = strings.TrimLeft(after, " ")
-	after = strings.NewReplacer("(dot)", ".", "[dot]", ".", " dot ", ".", "．", ".", "。", ".").Replace(strings.ToLower(after))
-	dots, n, words := 0, 0, false // words: the label has something that is no digit
+	after = dots.Replace(strings.ToLower(strings.TrimLeft(after, " ")))
+	labels, n, words := 0, 0, false // words: the label has something that is no digit
 	tld := false
 	for i := 0; i < len(after); i++ {
 		switch c := after[i]; {
@@ -173,7 +160,7 @@ func isEmailAround(before, after string) bool {
 			if n == 0 {
 				return tld
 			}
-			dots++
+			labels++
 			n, words = 0, false
 		case isAlnum(c) || c == '-' || c == '_' || c >= utf8.RuneSelf:
 			n++
@@ -181,10 +168,13 @@ func isEmailAround(before, after string) bool {
 		default:
 			return tld
 		}
-		tld = dots > 0 && (n == 0 && tld || n >= 2 && words)
+		tld = labels > 0 && (n == 0 && tld || n >= 2 && words)
 	}
 	return tld
 }
+
+// dots are the ways in which the dot of a domain is written.
+var dots = strings.NewReplacer("(dot)", ".", "[dot]", ".", " dot ", ".", "．", ".", "。", ".")
 
 func isBase64(s string) bool {
 	for i := 0; i < len(s); i++ {
