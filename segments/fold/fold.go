@@ -503,9 +503,16 @@ func (f *Fold) Erased(k taxonomy.VisitorKey, now taxonomy.Millis) bool {
 
 // Tallies returns what became of each site's events, as folded so far.
 func (f *Fold) Tallies() map[taxonomy.SiteID]Tally {
+	t, _ := f.Accounts()
+	return t
+}
+
+// Accounts returns what became of each site's events up to the position that is
+// returned with it. The caller owns both.
+func (f *Fold) Accounts() (map[taxonomy.SiteID]Tally, retention.Position) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.state.Tallies()
+	return f.state.Tallies(), f.state.position.Clone()
 }
 
 // Position returns what is folded so far, which may be beyond the last
