@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"syscall"
 	"testing"
 
@@ -101,7 +102,7 @@ func (h *history) check(fs *crashfs.FS, at, writer int) error {
 				continue
 			}
 			switch {
-			case ok && !cmp.Equal(g, r):
+			case ok && !reflect.DeepEqual(g, r):
 				return fmt.Errorf("record %d is another one: %s", ref.Seq, cmp.Diff(r, g))
 			case ok:
 				here++
@@ -286,7 +287,7 @@ func (h *history) checkAtLeast(fs *crashfs.FS) error {
 	for _, b := range h.batches {
 		for i, r := range b.records {
 			ref := taxonomy.Ref{Writer: b.ref.Writer, Seq: b.ref.Seq + uint64(i)}
-			if g, ok := got[ref]; !ok || !cmp.Equal(g, r) {
+			if g, ok := got[ref]; !ok || !reflect.DeepEqual(g, r) {
 				return fmt.Errorf("record %d was acknowledged and is lost or another", ref.Seq)
 			}
 		}
