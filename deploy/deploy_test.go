@@ -5,6 +5,7 @@ package deploy
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -201,6 +202,20 @@ func TestImageIsOneStaticBinaryOfAnUnprivilegedUser(t *testing.T) {
 	}
 	if volume := get(image, "VOLUME")[0]; !strings.HasPrefix(r.Data, volume+"/") || !strings.HasPrefix(r.KeysFile(), volume+"/") {
 		t.Errorf("data in %s and keys in %s are not in the volume %s", r.Data, r.KeysFile(), volume)
+	}
+}
+
+// A mistyped part must not pass for a run without faults.
+func TestTestCommandsRefuseWhatTheyDoNotKnow(t *testing.T) {
+	for _, script := range []string{"./test", "../.ci/run"} {
+		out, err := exec.Command("bash", script, "nonsense").CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !bytes.Contains(out, []byte("nonsense")) {
+			t.Errorf("%s nonsense: %v, want status 2 and its name\n%s", script, err, out)
+		}
+		if bytes.Contains(out, []byte("all parts passed")) {
+			t.Errorf("%s nonsense claims success:\n%s", script, out)
+		}
 	}
 }
 
