@@ -14,7 +14,8 @@ import (
 // runs the program from outside and stands at the end.
 var line = []string{"taxonomy", "retention", "segments", "lookalike", "tagserver", "cmd", "deploy"}
 
-// confined says which folders may import what, and why only they.
+// confined says which folders may import what, and why only they. Of several
+// that a path begins with, the longest counts.
 var confined = []struct {
 	prefix string
 	to     []string
@@ -24,6 +25,7 @@ var confined = []struct {
 	{"github.com/danielgtaylor/huma", []string{"tagserver/api"}, "the API is described where it is answered"},
 	{"github.com/gocql/gocql", []string{"retention/cassandra"}, "one engine speaks to Cassandra"},
 	{"github.com/cockroachdb/pebble", []string{"retention/embedded", "retention/log", "retention/storetest"}, "others take retention/log's FS"},
+	{"github.com/cockroachdb/pebble/v2/vfs", []string{"retention/embedded", "retention/log", "retention/storetest", "cmd/ebb/app"}, "app.Env names the real file system; others take retention/log's FS"},
 	{"github.com/robfig/cron", []string{"cmd/ebb/app"}, "all schedules are in one place"},
 	{"github.com/alecthomas/kong", []string{"cmd"}, "only the program has a command line"},
 	{"go.yaml.in/yaml", []string{"cmd", "tagserver/api", "deploy"}, "YAML becomes plain structs at the rim"},
@@ -81,10 +83,15 @@ func importFault(s *source, target string) string {
 	case isOwn && slices.Contains(leaves, from) && own != from && below(own, from):
 		return fmt.Sprintf("imports %s; a sub-folder imports its parent, never the reverse", own)
 	}
-	for _, c := range confined {
-		if (target == c.prefix || strings.HasPrefix(target, c.prefix+"/")) && !belowAny(from, c.to) {
-			return fmt.Sprintf("imports %s, which is for %s only: %s", target, strings.Join(c.to, ", "), c.why)
+	longest := -1
+	for i, c := range confined {
+		if below(target, c.prefix) && (longest < 0 || len(c.prefix) > len(confined[longest].prefix)) {
+			longest = i
 		}
+	}
+	if longest >= 0 && !belowAny(from, confined[longest].to) {
+		c := confined[longest]
+		return fmt.Sprintf("imports %s, which is for %s only: %s", target, strings.Join(c.to, ", "), c.why)
 	}
 	for parent, names := range siblings {
 		a, b := child(from, parent), child(own, parent)
@@ -159,6 +166,7 @@ func TestImportLintFindsBreaches(t *testing.T) {
 		plant("tagserver/a.go", "github.com/danielgtaylor/huma/v2") + "imports github.com/danielgtaylor/huma/v2, which is for tagserver/api only",
 		plant("retention/embedded/a.go", "github.com/gocql/gocql") + "imports github.com/gocql/gocql, which is for",
 		plant("segments/index/a.go", "github.com/cockroachdb/pebble/v2/vfs") + "imports github.com/cockroachdb/pebble/v2/vfs, which is for",
+		plant("cmd/ebb/app/a.go", "github.com/cockroachdb/pebble/v2") + "imports github.com/cockroachdb/pebble/v2, which is for",
 		plant("cmd/ebb/a.go", "github.com/robfig/cron/v3") + "imports github.com/robfig/cron/v3, which is for cmd/ebb/app only",
 		plant("tagserver/a.go", "github.com/alecthomas/kong") + "imports github.com/alecthomas/kong, which is for cmd only",
 		plant("segments/a.go", "go.yaml.in/yaml/v3") + "imports go.yaml.in/yaml/v3, which is for",
@@ -179,6 +187,7 @@ func TestImportLintFindsBreaches(t *testing.T) {
 		{"tagserver/console/a.go", "github.com/labstack/echo/v4/middleware"},
 		{"cmd/ebb/app/a.go", own("retention/embedded")},
 		{"cmd/ebb/app/a.go", "github.com/robfig/cron/v3"},
+		{"cmd/ebb/app/a.go", "github.com/cockroachdb/pebble/v2/vfs"},
 		{"segments/a.go", "github.com/labstackx/echo"},
 		{"deploy/bench/a.go", own("cmd/ebb/app")},
 		{"retention/storetest/a_test.go", own("segments/fold")},
