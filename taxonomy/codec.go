@@ -323,8 +323,12 @@ func (d *reader) consent() (c Consent) {
 	c.Regime = Regime(d.byte())
 	c.Signal = Signal(d.byte())
 	c.Purposes = Purposes(d.uvarint())
-	switch n := d.length(); {
+	// One more than their number, so not a length: nobody at all, at the end of
+	// the bytes, is 1 with nothing behind it.
+	switch n := d.uvarint(); {
 	case n == 0:
+	case n-1 > maxList || n-1 > uint64(len(d.b)):
+		d.fail("list too long")
 	default:
 		c.Destinations = make([]DestinationID, n-1)
 		for i := range c.Destinations {
