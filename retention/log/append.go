@@ -22,7 +22,6 @@ type commit struct {
 	raw    []byte
 	counts tally
 	room   int64 // what was set aside of MaxBytes
-	urgent bool  // someone waits
 	done   chan struct{}
 	err    error
 }

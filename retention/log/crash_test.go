@@ -85,13 +85,12 @@ func (h *history) check(fs *crashfs.FS, at, writer int) error {
 	if err != nil {
 		return err
 	}
-	got := map[taxonomy.Ref]taxonomy.Record{}
 	for _, f := range frames {
 		if f.Lost {
 			return fmt.Errorf("records %d to %d are said to be lost", f.First, f.Last())
 		}
 	}
-	got = records(frames)
+	got := records(frames)
 	n := 0
 	for _, b := range h.batches {
 		here := 0

@@ -116,7 +116,12 @@ func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame
 	}
 	defer w.close()
 	w.buf = pool.window[:0]
-	defer func() { pool.window = w.buf[:0] }()
+	defer func() {
+		pool.window = w.buf[:0]
+		if cap(pool.window) > maxRead || cap(pool.raw) > maxRead {
+			*pool = buffers{} // a rare big frame's memory is not kept
+		}
+	}()
 
 	for {
 		if budget <= 0 && len(frames) > 0 {
@@ -218,7 +223,8 @@ func (g *group) missing(v view, at int64) ([]retention.SiteCount, error) {
 }
 
 // End is retention.Log's. It reads headers only, and of a file of which
-// everything or nothing lies beyond from, not even those.
+// everything or nothing lies beyond from, not even those. The own writer is
+// always there; before its first frame its Time is 0.
 func (l *Log) End(ctx context.Context, id taxonomy.Group, from retention.Position) ([]retention.WriterEnd, error) {
 	g, err := l.group(id)
 	if err != nil {

@@ -137,6 +137,28 @@ var _ retention.Log = (*Log)(nil)
 // other writers found there no longer run: each ends with its last good record.
 // What a crash left half-written is cut, and that is logged once.
 func Open(o Options) (*Log, error) {
+	l, err := load(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.fillReserve(); err != nil {
+		if !isFull(err) {
+			return nil, fmt.Errorf("open log %s: %w", o.Dir, err)
+		}
+		l.full = true
+		l.logger.Warn("the disk is full; events are refused until there is space", "dir", o.Dir)
+	}
+	for _, g := range l.groups {
+		l.wg.Go(g.run)
+	}
+	if o.Ticks {
+		l.wg.Go(l.tick)
+	}
+	return l, nil
+}
+
+// load returns the log as it is on disk, with nothing running yet.
+func load(o Options) (*Log, error) {
 	if o.FS == nil || o.Now == nil || o.After == nil || o.Writer.IsZero() || o.Dir == "" {
 		return nil, errors.New("open log: FS, Dir, Writer, Now and After must be given")
 	}
@@ -157,19 +179,8 @@ func Open(o Options) (*Log, error) {
 	if err := l.load(); err != nil {
 		return nil, fmt.Errorf("open log %s: %w", o.Dir, err)
 	}
-	if err := l.fillReserve(); err != nil {
-		if !isFull(err) {
-			return nil, fmt.Errorf("open log %s: %w", o.Dir, err)
-		}
-		l.full = true
-		l.logger.Warn("the disk is full; events are refused until there is space", "dir", o.Dir)
-	}
 	for _, g := range l.groups {
 		g.writers = append(g.writers, g.own)
-		l.wg.Go(g.run)
-	}
-	if o.Ticks {
-		l.wg.Go(l.tick)
 	}
 	return l, nil
 }
