@@ -194,4 +194,3 @@ func TestEndCountsWhatLiesBeyond(t *testing.T) {
 		}
 	}
 }
-
