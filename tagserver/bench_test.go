@@ -73,7 +73,7 @@ func BenchmarkPixelCore(b *testing.B) {
 	s, cookie, l := benchEdge(b)
 	r := httptest.NewRequest("GET", "/v1/n/shop", nil)
 	r.Header = http.Header{"Referer": {shop + "/"}, "User-Agent": {browserAgent}, "Cookie": {CookieID + "=" + cookie}}
-	req := pixelRequest{site: "shop", query: "consent=1&u=https%3A%2F%2Fshop.example%2Fp%2Fshoes", head: headOf(r), referer: r.Header["Referer"]}
+	req := pixelRequest{site: "shop", query: "consent=1&u=https%3A%2F%2Fshop.example%2Fp%2Fshoes", head: headOf(r), page: pageOf(r.Header)}
 	ctx := context.Background()
 	b.ResetTimer()
 	for b.Loop() {

@@ -344,7 +344,7 @@ func (s *Server) checkSite(w *work, id string, r *http.Request, where string) *P
 	if p := s.siteEnded(&site, w.visit.now.Day(), where); p != nil {
 		return p
 	}
-	if !fromSite(&site, r.Header["Origin"], r.Header["Referer"]) {
+	if !fromSite(&site, pageOf(r.Header)) {
 		return NewProblem(http.StatusForbidden, string(taxonomy.ReasonWrongOrigin), "this page's origin is not one of the site's; add it to the site's origins if it should be").
 			At("header.Origin", "not listed")
 	}
@@ -370,21 +370,33 @@ func (s *Server) siteEnded(site *taxonomy.Site, today taxonomy.Day, where string
 	return nil
 }
 
-// fromSite reports whether a request comes from a page of the site: its Origin,
-// or its Referer if it has none, is exactly one that the site lists. Browsers
-// send at least one of them with all that a page can make them post; "null" (a
-// sandboxed frame, a file) is no origin. Without either it is no browser, and
-// carries no visitor's cookie that it does not own.
-func fromSite(site *taxonomy.Site, origin, referer []string) bool {
+// fromPage reports whether a request comes from a page whose origin is listed:
+// its Origin, or its Referer if it has none, is exactly one. "null" (a sandboxed
+// frame, a file) is no origin. Without either it is no browser, or one that was
+// told to keep the page to itself: then it passes unless the browser says that it
+// comes from another site, as a link elsewhere does, which would bring the
+// visitor's cookie along.
+func fromPage(r *pageHeaders, listed func(origin string) bool) bool {
 	switch {
-	case len(origin) == 1:
-		return slices.Contains(site.Origins, origin[0])
-	case len(origin) > 1:
+	case len(r.origin) == 1:
+		return r.origin[0] != "null" && listed(r.origin[0])
+	case len(r.origin) > 1:
 		return false
-	case len(referer) == 0 || referer[0] == "":
-		return true
+	case first(r.referer) != "":
+		return listed(originOf(r.referer[0]))
 	}
-	return slices.Contains(site.Origins, originOf(referer[0]))
+	return first(r.fetchSite) != "cross-site"
+}
+
+// pageHeaders are the lines of a request that say where it comes from.
+type pageHeaders struct{ origin, referer, fetchSite []string }
+
+func pageOf(h http.Header) pageHeaders {
+	return pageHeaders{h["Origin"], h["Referer"], h["Sec-Fetch-Site"]}
+}
+
+func fromSite(site *taxonomy.Site, r pageHeaders) bool {
+	return fromPage(&r, func(o string) bool { return slices.Contains(site.Origins, o) })
 }
 
 // refuseBody counts a body that could not be parsed: one received and one

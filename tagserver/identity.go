@@ -33,7 +33,6 @@ const maxCookies = 4
 type head struct {
 	cookies   []string // the Cookie lines
 	gpc       []string // the Sec-GPC lines
-	origin    string   // "" if there is none
 	referer   string
 	agent     string
 	peer      string
@@ -41,14 +40,10 @@ type head struct {
 }
 
 func headOf(r *http.Request) head {
-	h := head{
+	return head{
 		cookies: r.Header["Cookie"], gpc: r.Header["Sec-Gpc"], peer: r.RemoteAddr, forwarded: r.Header["X-Forwarded-For"],
-		origin: first(r.Header["Origin"]), referer: first(r.Header["Referer"]), agent: first(r.Header["User-Agent"]),
+		referer: first(r.Header["Referer"]), agent: first(r.Header["User-Agent"]),
 	}
-	if len(r.Header["Origin"]) > 1 {
-		h.origin = "null" // no browser does this
-	}
-	return h
 }
 
 func first(v []string) string {

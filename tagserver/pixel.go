@@ -18,8 +18,7 @@ type pixelRequest struct {
 	site  string // the last part of the path
 	query string // as it came
 	head  head
-	// origin is the Origin lines, referer the Referer lines.
-	origin, referer []string
+	page  pageHeaders
 }
 
 // pixelAnswer is what the pixel adds to its 43 bytes.
@@ -51,7 +50,7 @@ func (s *Server) pixel(ctx context.Context, r *pixelRequest, w *work, a *pixelAn
 		refuse(site.ID, &fault{reason: taxonomy.ReasonSource, field: "path", why: p.Detail})
 		return
 	}
-	if !fromSite(&site, r.origin, r.referer) {
+	if !fromSite(&site, r.page) {
 		refuse(site.ID, &fault{reason: taxonomy.ReasonWrongOrigin, field: "header.Referer", why: "this page's origin is not one of the site's"})
 		return
 	}
@@ -129,7 +128,7 @@ func (s *Server) handlePixel(c echo.Context) error {
 	defer s.putWork(w)
 	ctx, cancel := s.storeContext(r.Context())
 	defer cancel()
-	req := pixelRequest{site: c.Param("site"), query: r.URL.RawQuery, head: headOf(r), origin: r.Header["Origin"], referer: r.Header["Referer"]}
+	req := pixelRequest{site: c.Param("site"), query: r.URL.RawQuery, head: headOf(r), page: pageOf(r.Header)}
 	var a pixelAnswer
 	s.pixel(ctx, &req, w, &a)
 	h := c.Response().Header()

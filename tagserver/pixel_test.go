@@ -119,6 +119,9 @@ func TestThePixelSaysWhyNot(t *testing.T) {
 	e := newEdge(t)
 	b := e.browser()
 	b.origin = ""
+	if got := b.get("shop", "/v1/n/shop?consent=0", "Sec-Fetch-Site", "cross-site").Header().Get("X-Ebb-Reason"); got != "wrong_origin" {
+		t.Errorf("a link elsewhere: %q", got)
+	}
 	if got := b.get("shop", "/v1/n/shop?consent=1").Header().Get("X-Ebb-Reason"); got != "" {
 		t.Errorf("without Origin and Referer: %q", got)
 	}

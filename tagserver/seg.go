@@ -3,7 +3,6 @@ package tagserver
 import (
 	"errors"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -107,6 +106,8 @@ func (s *Server) handleSync(c echo.Context) error {
 			return no(p.Code)
 		}
 		site = &w.site
+	} else if page := pageOf(r.Header); !fromPage(&page, s.ownOrigin(r.Host)) {
+		return no(string(taxonomy.ReasonWrongOrigin))
 	}
 	hd := headOf(r)
 	ctx, cancel := s.storeContext(r.Context())
@@ -184,20 +185,15 @@ func sameHost(origin, host string) bool {
 	return ok && o != "" && strings.EqualFold(o, host)
 }
 
+// ownOrigin returns whether an origin is a site's, or that of this host.
+func (s *Server) ownOrigin(host string) func(string) bool {
+	return func(o string) bool { return s.o.Sites.HasOrigin(o) || sameHost(o, host) }
+}
+
 // mayChoose reports whether a page may post a visitor's choice: one of a site's
 // or our own. A browser names the page's origin with every post, so another
 // site's page cannot opt a visitor out, nor, worse, in.
 func (s *Server) mayChoose(r *http.Request) bool {
-	o := r.Header["Origin"]
-	switch {
-	case len(o) > 1:
-		return false
-	case len(o) == 1:
-		return s.o.Sites.HasOrigin(o[0]) || sameHost(o[0], r.Host)
-	}
-	if f := r.Header["Sec-Fetch-Site"]; len(f) > 0 && !slices.Contains([]string{"same-origin", "none"}, f[0]) {
-		return false
-	}
-	ref := first(r.Header["Referer"])
-	return ref == "" || s.o.Sites.HasOrigin(originOf(ref)) || sameHost(originOf(ref), r.Host)
+	page := pageOf(r.Header)
+	return fromPage(&page, s.ownOrigin(r.Host))
 }

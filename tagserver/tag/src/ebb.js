@@ -14,8 +14,7 @@
 (function (w, d, n) {
   var MAX = 50; // events held: in memory only
   var script = d.currentScript || d.querySelector('script[data-site][src*="/ebb.js"]');
-  var stub = w.ebb;
-  if (!script || (stub && stub.v)) return; // a second inclusion does nothing
+  if (!script) return;
   var site = script.getAttribute('data-site');
   var host = script.getAttribute('data-host') || new URL(script.src, d.baseURI).origin;
   var auto = script.getAttribute('data-auto') !== 'false';
@@ -60,12 +59,15 @@
 
   function post(path, body) {
     // text/plain: a simple request, so the browser asks no leave beforehand.
-    return w.fetch(host + path, {
-      method: 'POST',
-      body: body,
-      keepalive: body.length < 6e4,
-      credentials: 'include',
-      headers: { 'Content-Type': 'text/plain' }
+    // A fetch that throws (a page may have replaced it) is one that failed.
+    return new Promise(function (done) {
+      done(w.fetch(host + path, {
+        method: 'POST',
+        body: body,
+        keepalive: body.length < 6e4,
+        credentials: 'include',
+        headers: { 'Content-Type': 'text/plain' }
+      }));
     });
   }
 
@@ -109,7 +111,7 @@
     if (granted === false || held.length >= MAX) return;
     var e = { id: id(), t: Date.now(), kind: kind, url: w.location.href.split('#')[0], ref: d.referrer };
     if (name) e.name = name;
-    if (props) e.props = props;
+    if (props) e.props = JSON.parse(JSON.stringify(props)); // as they are now
     held.push(e);
     if (granted) later(300);
   }
@@ -159,7 +161,10 @@
       add('track', name, props);
     },
     consent: function (yes, more) {
-      strings = more || {};
+      strings = {};
+      ['tcf', 'gpp', 'gpp_sid', 'usp'].forEach(function (k) {
+        if (more && more[k]) strings[k] = '' + more[k];
+      });
       // Global Privacy Control is a no, whatever the page says.
       if (yes === true && !n.globalPrivacyControl) {
         granted = true;
@@ -190,20 +195,23 @@
     });
   }
   ebb.v = '1.0.0';
-  w.ebb = ebb;
 
   function start() {
-    ((stub && stub.q) || []).forEach(function (a) {
+    var q = (w.ebb && w.ebb.q) || [];
+    if (w.ebb && w.ebb.v) return; // a second inclusion does nothing
+    w.ebb = ebb;
+    q.forEach(function (a) {
       ebb.apply(0, a);
     });
     if (auto && last === undefined) ebb('page');
+    w.addEventListener('pagehide', function () {
+      safely(leave);
+    });
+    d.addEventListener('visibilitychange', function () {
+      if (d.visibilityState == 'hidden') safely(leave);
+    });
   }
+  // A page that is not shown yet is no visit: until it is, the stub collects.
   if (d.prerendering) d.addEventListener('prerenderingchange', start, { once: true });
   else start();
-  w.addEventListener('pagehide', function () {
-    safely(leave);
-  });
-  d.addEventListener('visibilitychange', function () {
-    if (d.visibilityState == 'hidden') safely(leave);
-  });
 })(window, document, navigator);

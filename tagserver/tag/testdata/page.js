@@ -1,0 +1,44 @@
+// A page, as much of one as the tag uses. Time stands still until step(ms).
+var now = 1764063000000, timers = [], sent = [], beacons = [], listeners = {}, store = {}, warnings = [];
+var status = 200, retryAfter = null, offline = false, audiences = [{ id: 'a', slug: 'a' }], brokenStorage = false;
+Date.now = function () { return now; };
+function setTimeout(f, ms) { timers.push({ f: f, at: now + ms, id: timers.length + 1 }); return timers.length; }
+function clearTimeout(id) { timers.forEach(function (t) { if (t.id === id) t.f = null; }); }
+function step(ms) {
+  now += ms;
+  timers.slice().forEach(function (t) { if (t.f && t.at <= now) { var f = t.f; t.f = null; f(); } });
+}
+function URL(u) { this.origin = /^https?:\/\/[^\/]+/.exec(u)[0]; }
+function Blob(parts, o) { this.text = parts.join(''); this.type = o.type; }
+var location = { href: 'https://shop.example/a?x=1#frag' };
+var script = { src: 'https://data.example/t/1/ebb.js', attrs: { 'data-site': 'shop' }, getAttribute: function (k) { return k in this.attrs ? this.attrs[k] : null; } };
+function on(name, f) { (listeners[name] = listeners[name] || []).push(f); }
+function fire(name) { (listeners[name] || []).forEach(function (f) { f(); }); }
+var document = {
+  currentScript: script, referrer: 'https://search.example/?q=1', baseURI: location.href, visibilityState: 'visible',
+  querySelector: function () { return null; }, addEventListener: on
+};
+var navigator = { sendBeacon: function (url, blob) { beacons.push({ url: url, type: blob.type, body: JSON.parse(blob.text) }); return true; } };
+var byte = 0;
+var window = {
+  location: location, addEventListener: on,
+  crypto: { getRandomValues: function (a) { for (var i = 0; i < a.length; i++) a[i] = byte++ & 255; return a; } },
+  get localStorage() {
+    if (brokenStorage) throw new Error('denied');
+    return {
+      getItem: function (k) { return k in store ? store[k] : null; },
+      setItem: function (k, v) { store[k] = String(v); },
+      removeItem: function (k) { delete store[k]; }
+    };
+  },
+  fetch: function (url, o) {
+    sent.push({ url: url, method: (o && o.method) || 'GET', keepalive: o && o.keepalive, credentials: o && o.credentials,
+      type: o && o.headers && o.headers['Content-Type'], headers: o && o.headers ? Object.keys(o.headers).length : 0, body: o && o.body ? JSON.parse(o.body) : null });
+    if (offline) return Promise.reject(new Error('offline'));
+    var st = status;
+    return Promise.resolve({ status: st, ok: st < 300, headers: { get: function () { return retryAfter; } }, json: function () { return Promise.resolve({ audiences: audiences }); } });
+  }
+};
+// The snippet's stub, as a site has it, over the name that the page calls.
+window.ebb = function () { (window.ebb.q = window.ebb.q || []).push(arguments); };
+function ebb() { return window.ebb.apply(null, arguments); }
