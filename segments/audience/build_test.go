@@ -170,6 +170,11 @@ func TestARestoreOpensANewEpochWithoutOldFiles(t *testing.T) { // R29
 			t.Errorf("%s uses what was before the restore: %+v", e.ID, e)
 		}
 	}
+	direct, err := audience.Build(t.Context(), audience.Input{View: w.View(), Catalog: catalog(), Sources: w.Sources(),
+		Epoch: 1, Number: 1, Built: b.clock.Now(), Previous: first.Generation, Members: b.gens.Members})
+	if err != nil || len(direct.Changed) != 3 {
+		t.Errorf("built upon another epoch: %v, %v", direct, err)
+	}
 	b.epoch = 0
 	if _, err := b.build.Run(t.Context(), b.job(w, catalog())); err == nil {
 		t.Error("a build of the old epoch was published")

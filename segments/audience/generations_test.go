@@ -334,3 +334,24 @@ func TestNothingIsPublishedYet(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A sweep of one builder must not take away what another is writing.
+func TestASweepSparesWhatIsBeingWritten(t *testing.T) {
+	b, w := newBench(t), world(12)
+	b.run(w, catalog())
+	put := func(name string) {
+		if _, err := b.model.Blobs().Put(t.Context(), name, today.Over(), strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("generations/0/1/two/left-behind.members")
+	put("generations/0/2/two/coming.members")
+	put("generations/1/1/two/restored.members")
+	if err := b.gens.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	files := strings.Join(b.files(), " ")
+	if strings.Contains(files, "left-behind") || !strings.Contains(files, "coming") || !strings.Contains(files, "restored") {
+		t.Errorf("after the sweep: %s", files)
+	}
+}

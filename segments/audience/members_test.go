@@ -89,6 +89,21 @@ func TestFilesOfEachReleasedVersionOpen(t *testing.T) {
 	}
 }
 
+func TestAMemberFileThatContradictsItselfIsRefused(t *testing.T) {
+	good, err := audience.EncodeMembers(1, 2, golden())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, at := range map[string]int{"version": 8, "shards": 12, "members": 32, "offset": 40, "length": 48, "the second offset": 56, "a bitmap": 88} {
+		b := bytes.Clone(good[:len(good)-4])
+		b[at]++
+		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+		if _, err := audience.DecodeMembers(b); !errors.Is(err, retention.ErrCorrupt) {
+			t.Errorf("%s off by one: %v", what, err)
+		}
+	}
+}
+
 // FuzzMembers makes the checksum right, so that what lies behind it is reached.
 func FuzzMembers(f *testing.F) {
 	b, err := audience.EncodeMembers(1, 2, golden())

@@ -228,7 +228,7 @@ func genWindow(today taxonomy.Day) *rapid.Generator[query.Window] {
 		if rapid.Bool().Draw(t, "relative") {
 			return query.LastDays(rapid.OneOf(rapid.SampledFrom([]int{1, 2, 7, 30, 89, 90}), rapid.IntRange(1, 90)).Draw(t, "days"))
 		}
-		from := today - taxonomy.Day(rapid.IntRange(-3, 100).Draw(t, "from"))
+		from := today - taxonomy.Day(rapid.OneOf(rapid.SampledFrom([]int{-1, 0, 1, 88, 89, 90, 91}), rapid.IntRange(-3, 100)).Draw(t, "from"))
 		return query.Window{From: from, To: from + taxonomy.Day(rapid.IntRange(0, 89).Draw(t, "length"))}
 	})
 }

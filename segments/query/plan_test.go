@@ -262,3 +262,59 @@ func TestAFailedLeafGivesNoResult(t *testing.T) {
 		t.Errorf("canceled: %v, %v", res, err)
 	}
 }
+
+// R14, R15, P5: the edges of windows, bounds and life, one by one.
+func TestEdges(t *testing.T) {
+	w := &querytest.World{Now: today.Start() + taxonomy.OneDay - 1, Sets: map[string][]int{index.SetProfile: {0, 1, 2, 3, 4, 5, 6, 7}}}
+	add := func(visitor int, trait string, n int, ages ...int) {
+		for _, a := range ages {
+			w.Facts = append(w.Facts, querytest.Fact{Visitor: visitor, Day: today - taxonomy.Day(a), Column: column(trait), N: n})
+		}
+	}
+	add(0, "c:p/x", 1, 0)
+	add(1, "c:p/x", 1, 89)
+	add(2, "c:p/x", 1, 90) // over
+	add(3, "c:p/x", 1, -1) // another node's clock is ahead
+	add(4, "c:p/x", 1, 0, 1, 2)
+	add(5, "c:p/x", 254, 3)
+	add(6, "c:p/x", 255, 3)
+	add(7, "c:p/x", 200, 3, 4)
+	for v := range 8 {
+		add(v, "any", 1, 89)
+	}
+	v := w.View()
+	r := resolver(t, v, nil)
+	day := func(age int) string { return (today - taxonomy.Day(age)).String() }
+	for _, c := range []struct {
+		in   string
+		want []int
+	}{
+		{`{"trait":"c:p/x"}`, []int{0, 1, 4, 5, 6, 7}},
+		{`{"trait":"c:p/x","window":"89d"}`, []int{0, 4, 5, 6, 7}},
+		{`{"trait":"c:p/x","window":"1d"}`, []int{0, 4}},
+		{`{"trait":"c:p/x","window":{"from":"` + day(100) + `","to":"` + day(89) + `"}}`, []int{1}},
+		{`{"trait":"c:p/x","window":{"from":"` + day(2) + `","to":"` + day(-5) + `"}}`, []int{0, 4}},
+		{`{"trait":"c:p/x","window":"3d","min":3,"unit":"days"}`, []int{4}},
+		{`{"trait":"c:p/x","window":"2d","min":3,"unit":"days"}`, []int{}},
+		{`{"trait":"c:p/x","min":254,"max":254}`, []int{5}},
+		{`{"trait":"c:p/x","min":255}`, []int{6, 7}},
+		{`{"trait":"c:p/x","min":2,"unit":"days"}`, []int{4, 7}},
+		{`{"trait":"c:p/x","min":0,"max":254}`, []int{0, 1, 2, 3, 4, 5}},
+		{`{"trait":"c:p/x","last_seen":{"min_days":89}}`, []int{1}},
+		{`{"trait":"c:p/x","last_seen":{"min_days":1,"max_days":3}}`, []int{5, 6, 7}},
+		{`{"trait":"c:p/x","window":"4d","last_seen":{"max_days":0}}`, []int{0, 4}},
+		{`{"not":{"trait":"c:p/x"}}`, []int{2, 3}},
+	} {
+		p := query.NewPlan(today, r)
+		if _, err := p.Add(parse(t, c.in)); err != nil {
+			t.Fatal(err)
+		}
+		res, err := p.Run(t.Context(), v, query.RunOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.Visitors(res.Sets[0]); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.in, got, c.want)
+		}
+	}
+}
