@@ -47,6 +47,7 @@ type FormatFacts struct {
 // FileInfo is what a format may write at the head of a file.
 type FileInfo struct {
 	Destination taxonomy.DestinationID
+	IDs         IDs // pseudonyms are 32 hex digits
 	Kind        Kind
 	Generation  uint64
 	// Created is on a whole minute; lives count from it.

@@ -16,7 +16,9 @@ import (
 type Options struct {
 	Keyed retention.Keyed
 	Blobs retention.Blobs
-	// Pseudonym returns the ID of a visitor at a destination by pseudonym.
+	// Pseudonym returns the ID of a visitor at a destination by pseudonym. It is
+	// called for every row, mostly with the same destination and epoch as before,
+	// so what depends on these two is best kept between calls.
 	Pseudonym func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string
 	// View returns the newest committed view: the eraser finds ordinals in it,
 	// the sweeper who may still be held. Ordinal and MatchID must answer for

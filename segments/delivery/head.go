@@ -47,8 +47,11 @@ type head struct {
 	Shards         int             `json:"shards"`
 	Audiences      []AudienceInfo  `json:"audiences"`
 	Ledger         string          `json:"ledger"` // blob
-	Files          []File          `json:"files"`  // one full and the deltas since, or the last of them
-	Runs           []Delivery      `json:"runs"`   // the newest last
+	// LedgerOver is when everything in the ledger has ended for the partner,
+	// and its blob may be gone.
+	LedgerOver taxonomy.Millis `json:"ledger_over"`
+	Files      []File          `json:"files"` // one full and the deltas since, or the last of them
+	Runs       []Delivery      `json:"runs"`  // the newest last
 
 	version uint64
 }
@@ -204,6 +207,9 @@ func (d *Deliverer) readLedger(ctx context.Context, dest taxonomy.DestinationID,
 		return NewLedger(), nil
 	}
 	b, err := d.readBlob(ctx, dest, h.Ledger)
+	if errors.Is(err, retention.ErrNotFound) && d.o.Now() >= h.LedgerOver {
+		return NewLedger(), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +230,11 @@ func (d *Deliverer) putLedger(ctx context.Context, dest taxonomy.DestinationID, 
 	if err != nil {
 		return err
 	}
-	if _, err := d.o.Blobs.Put(ctx, folder(dest)+"/"+name, 0, bytes.NewReader(b)); err != nil {
+	// No copy ends later than 90 days after the day of the newest event, which
+	// may be tomorrow's. A blob with an end does not stay for ever either if no
+	// head comes to name it and its destination is given up.
+	h.LedgerOver = (max(d.o.Now(), h.Clock).Day() + 1 + taxonomy.RetentionDays).Start()
+	if _, err := d.o.Blobs.Put(ctx, folder(dest)+"/"+name, h.LedgerOver, bytes.NewReader(b)); err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	h.Ledger = name

@@ -223,7 +223,7 @@ func (d *Deliverer) writeFile(ctx context.Context, dest *Destination, h *head, f
 		return f, err
 	}
 	w := rows{
-		encoder: format.New(FileInfo{dest.ID, f.Kind, f.Generation, created}),
+		encoder: format.New(FileInfo{dest.ID, dest.IDs, f.Kind, f.Generation, created}),
 		e:       e, next: next, name: name, created: created,
 		members: make([]*roaring.Bitmap, h.Shards),
 		oldest:  created.Day(),

@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/klauspost/compress/gzip"
@@ -26,8 +25,12 @@ func (Format) Facts() delivery.FormatFacts {
 	return delivery.FormatFacts{Extension: ".tsv.gz", MediaType: "application/gzip", Removes: true}
 }
 
-// New begins a file.
-func (Format) New(delivery.FileInfo) delivery.Encoder {
+// New begins a file: by template for pseudonyms, whose shape is known, by a
+// general deflate for partners' IDs, which may be anything.
+func (Format) New(f delivery.FileInfo) delivery.Encoder {
+	if f.IDs == delivery.ByPseudonym {
+		return new(template)
+	}
 	e := new(encoder)
 	// Level 1 is within 1 % of level 6 in size on random IDs and twice as fast.
 	e.gz, _ = gzip.NewWriterLevel(&e.out, 1) // 1 is a level
@@ -44,7 +47,7 @@ type encoder struct {
 func (e *encoder) Append(dst []byte, run delivery.Run, ids []string) ([]byte, error) {
 	tail := AppendTail(nil, run)
 	for _, id := range ids {
-		if id == "" || strings.ContainsAny(id, "\t\n\r") {
+		if !valid(id) {
 			return dst, fmt.Errorf("tsv: an ID of audience %s is empty or holds a tab or a line's end", run.Audience)
 		}
 		e.line = append(append(e.line[:0], id...), tail...)
@@ -65,6 +68,16 @@ func (e *encoder) drain(dst []byte) []byte {
 	dst = append(dst, e.out.Bytes()...)
 	e.out.Reset()
 	return dst
+}
+
+// valid reports whether an ID can stand in a line.
+func valid(id string) bool {
+	for i := range len(id) {
+		if c := id[i]; c <= '\r' && (c == '\t' || c == '\n' || c == '\r') {
+			return false
+		}
+	}
+	return id != ""
 }
 
 // AppendTail appends what follows the ID in each line of the run.
