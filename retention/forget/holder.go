@@ -16,6 +16,9 @@ type Holder struct {
 	// Bound is how many days something may lie on disk here, counted from its
 	// day, the nightly pass included: what the audit prints and checks.
 	Bound int
+	// EraseBound is how many days after it was asked for bytes of an erased
+	// visitor may lie here; 0: no longer than the eraser's last night.
+	EraseBound int
 	// Oldest returns the day of the oldest thing that still has bytes on disk,
 	// and false if there is nothing.
 	Oldest func(ctx context.Context) (taxonomy.Day, bool, error)

@@ -1,0 +1,256 @@
+package forget
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+func sortedEntries(m map[[16]byte]Entry) []Entry {
+	return slices.SortedFunc(maps.Values(m), func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.At, b.At), bytes.Compare(a.Hash[:], b.Hash[:]))
+	})
+}
+
+// Nights is on how many nights after the first pass an erasure is done again:
+// what was on its way when it was done first is found then (R25).
+const Nights = 3
+
+// QueueBound is how many days a plain key may lie in the eraser's queue (R24).
+const QueueBound = Nights + 1
+
+// receiptLife is how long a receipt can be read: as long as the erasure of a
+// cookie's key is kept.
+const receiptLife = 100 * taxonomy.OneDay
+
+var (
+	queueSpace   = retention.KeyedSpace{Name: "erasure_queue"}
+	receiptSpace = retention.KeyedSpace{Name: "erasure_receipt"}
+)
+
+const queuePartition = "due"
+
+// Erasure is a visitor to be forgotten.
+type Erasure struct {
+	Visitor taxonomy.VisitorKey
+	Space   taxonomy.Space
+	At      taxonomy.Millis // when it was asked for
+}
+
+// queued is an erasure in the queue, under its plain key, which Erase needs.
+type queued struct {
+	Space  taxonomy.Space    `json:"space"`
+	At     taxonomy.Millis   `json:"at"`
+	Passes []taxonomy.Millis `json:"passes"`
+}
+
+// Receipt says what was done of an erasure. It names the visitor by hash only.
+type Receipt struct {
+	ID     string            `json:"id"` // 32 hex digits: HMAC(erasure key, visitor key)
+	Space  taxonomy.Space    `json:"space"`
+	At     taxonomy.Millis   `json:"at"`     // asked for
+	Passes []taxonomy.Millis `json:"passes"` // when each pass was complete
+	// Done: the last pass is complete, and the queue has forgotten the key.
+	Done bool `json:"done"`
+	// Places are where it was erased, in order.
+	Places []string `json:"places"`
+	// Bound is the last day on which a byte of it may lie on disk.
+	Bound taxonomy.Day `json:"bound"`
+}
+
+// Eraser erases who asked to be forgotten from every Holder, in their order,
+// and again on the three nights that follow. It may be stopped between any two
+// steps: a pass that was not completed is done again.
+type Eraser struct {
+	Keyed   retention.Keyed
+	Holders []Holder
+	// Hash is HMAC(erasure key, visitor key), cut to 16 bytes.
+	Hash func(taxonomy.VisitorKey) [16]byte
+	Now  func() taxonomy.Millis
+
+	mu sync.Mutex // one pass at a time
+}
+
+// Queue takes erasures. One that is in the queue, or was done for the same
+// wish, changes nothing.
+func (e *Eraser) Queue(ctx context.Context, erasures []Erasure) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range erasures {
+		key := retention.Key{Partition: queuePartition, Item: string(x.Visitor[:])}
+		if _, err := e.Keyed.Get(ctx, queueSpace, key); err == nil {
+			continue
+		} else if !errors.Is(err, retention.ErrNotFound) {
+			return fmt.Errorf("queue an erasure: %w", err)
+		}
+		id := e.id(x.Visitor)
+		if r, err := e.Receipt(ctx, id); err == nil && r.Done && r.At >= x.At {
+			continue
+		} else if err != nil && !errors.Is(err, retention.ErrNotFound) {
+			return fmt.Errorf("queue an erasure: %w", err)
+		}
+		q := queued{Space: x.Space, At: x.At}
+		// The receipt comes first: a wish that is in the queue always has one.
+		if err := e.putReceipt(ctx, id, &q, false); err != nil {
+			return err
+		}
+		if err := e.put(ctx, key, &q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Eraser) id(v taxonomy.VisitorKey) string { h := e.Hash(v); return hex.EncodeToString(h[:]) }
+
+func (e *Eraser) put(ctx context.Context, key retention.Key, q *queued) error {
+	v, err := json.Marshal(q)
+	if err == nil {
+		err = e.Keyed.Put(ctx, queueSpace, []retention.Item{{Key: key, Value: v}})
+	}
+	if err != nil {
+		return fmt.Errorf("queue an erasure: %w", err)
+	}
+	return nil
+}
+
+func (e *Eraser) putReceipt(ctx context.Context, id string, q *queued, done bool) error {
+	r := Receipt{ID: id, Space: q.Space, At: q.At, Passes: q.Passes, Done: done, Places: []string{}}
+	most := QueueBound
+	for i := range e.Holders {
+		r.Places = append(r.Places, e.Holders[i].Name)
+		if e.Holders[i].EraseBound > 0 {
+			most = max(most, e.Holders[i].EraseBound)
+		}
+	}
+	r.Bound = q.At.Day() + taxonomy.Day(most)
+	v, err := json.Marshal(r)
+	if err == nil {
+		err = e.Keyed.Put(ctx, receiptSpace, []retention.Item{{Key: retention.Key{Partition: id}, Value: v, Over: q.At + receiptLife}})
+	}
+	if err != nil {
+		return fmt.Errorf("write the receipt of an erasure: %w", err)
+	}
+	return nil
+}
+
+// Receipt returns what was done of an erasure, or retention.ErrNotFound.
+func (e *Eraser) Receipt(ctx context.Context, id string) (Receipt, error) {
+	it, err := e.Keyed.Get(ctx, receiptSpace, retention.Key{Partition: id})
+	if err != nil {
+		return Receipt{}, err
+	}
+	var r Receipt
+	if err := json.Unmarshal(it.Value, &r); err != nil {
+		return Receipt{}, fmt.Errorf("%w: the receipt of an erasure: %v", retention.ErrCorrupt, err)
+	}
+	return r, nil
+}
+
+// ID is the name of a visitor's receipt.
+func (e *Eraser) ID(v taxonomy.VisitorKey) string { return e.id(v) }
+
+// Soon does the first pass of what was queued since the last call, and returns
+// how many visitors that were.
+func (e *Eraser) Soon(ctx context.Context) (int, error) {
+	return e.pass(ctx, func(q *queued) bool { return len(q.Passes) == 0 })
+}
+
+// Night does the pass of this night: the first of what is new, a further one of
+// what had its last on an earlier day. Running it twice in a night does nothing
+// the second time.
+func (e *Eraser) Night(ctx context.Context) (int, error) {
+	today := e.Now().Day()
+	return e.pass(ctx, func(q *queued) bool { return len(q.Passes) == 0 || q.Passes[len(q.Passes)-1].Day() < today })
+}
+
+func (e *Eraser) pass(ctx context.Context, due func(*queued) bool) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	type work struct {
+		key taxonomy.VisitorKey
+		q   queued
+	}
+	var list []work
+	partition := queuePartition
+	err := e.Keyed.Scan(ctx, queueSpace, &partition, func(it retention.Item) error {
+		var w work
+		if len(it.Key.Item) != len(w.key) || json.Unmarshal(it.Value, &w.q) != nil {
+			return fmt.Errorf("%w: an entry of the eraser's queue", retention.ErrCorrupt)
+		}
+		copy(w.key[:], it.Key.Item)
+		if due(&w.q) {
+			list = append(list, w)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the eraser's queue: %w", err)
+	}
+	if len(list) == 0 {
+		return 0, nil
+	}
+	visitors := make([]taxonomy.VisitorKey, len(list))
+	for i := range list {
+		visitors[i] = list[i].key
+	}
+	for i := range e.Holders {
+		if e.Holders[i].Erase == nil {
+			continue
+		}
+		if err := e.Holders[i].Erase(ctx, visitors); err != nil {
+			return 0, fmt.Errorf("erase %d visitors from %s: %w", len(visitors), e.Holders[i].Name, err)
+		}
+	}
+	now := e.Now()
+	for i := range list {
+		w := &list[i]
+		w.q.Passes = append(w.q.Passes, now)
+		last := len(w.q.Passes) > Nights
+		if err := e.putReceipt(ctx, e.id(w.key), &w.q, last); err != nil {
+			return 0, err
+		}
+		key := retention.Key{Partition: queuePartition, Item: string(w.key[:])}
+		if last {
+			err = e.Keyed.Delete(ctx, queueSpace, []retention.Key{key})
+		} else {
+			err = e.put(ctx, key, &w.q)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("note a pass of the eraser: %w", err)
+		}
+	}
+	return len(list), nil
+}
+
+// Holder is the queue itself, which keeps plain keys for QueueBound days.
+func (e *Eraser) Holder() Holder {
+	return Holder{
+		Name:  "eraser's queue",
+		Bound: QueueBound + 1,
+		Oldest: func(ctx context.Context) (day taxonomy.Day, any bool, err error) {
+			partition := queuePartition
+			err = e.Keyed.Scan(ctx, queueSpace, &partition, func(it retention.Item) error {
+				var q queued
+				if err := json.Unmarshal(it.Value, &q); err != nil {
+					return fmt.Errorf("%w: an entry of the eraser's queue", retention.ErrCorrupt)
+				}
+				if d := q.At.Day(); !any || d < day {
+					day, any = d, true
+				}
+				return nil
+			})
+			return day, any, err
+		},
+	}
+}
