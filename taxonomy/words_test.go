@@ -341,3 +341,15 @@ func TestFaultsOfASourceNameTheirPlace(t *testing.T) {
 		t.Error(ImportSite("crm"))
 	}
 }
+
+func TestFaultsAreTakenApartAndPlaced(t *testing.T) {
+	plain := errors.New("plain")
+	err := errors.Join(Invalid("a", "one"), errors.Join(Invalid("b[1].c", "two"), plain))
+	got := Faults(Under("rules[3].", err))
+	if len(got) != 3 || got[0].Error() != "rules[3].a: one" || got[1].Error() != "rules[3].b[1].c: two" || !errors.Is(&got[2], plain) {
+		t.Errorf("got %v", got)
+	}
+	if Under("x.", nil) != nil || Faults(nil) != nil {
+		t.Error("faults where there are none")
+	}
+}

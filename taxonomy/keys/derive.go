@@ -27,7 +27,7 @@ func (r *Ring) storeKey(space taxonomy.Space, issued taxonomy.Day) (*secret, err
 	if i, ok := r.findSpace(space); ok {
 		return &r.spaces[i].secret, nil
 	}
-	return nil, fmt.Errorf("%w for space %.80q: add it with `ebb keys extend --space`", ErrNoKey, string(space))
+	return nil, fmt.Errorf("%w for space %.80q: the first `ebb import` of that space makes it, or put back the keys file that has it", ErrNoKey, string(space))
 }
 
 // VisitorKey returns HMAC-SHA-256(store key, space ‖ 0 ‖ ID), cut to 16 bytes.

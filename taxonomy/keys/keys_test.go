@@ -409,7 +409,7 @@ func TestARingPrintsNoKey(t *testing.T) {
 	l.Info("m", "keys", r)
 	slog.New(slog.NewTextHandler(&log, nil)).Info("m", "keys", r)
 	p := r.Pseudonyms("d", 1)
-	j, _ := json.Marshal(r)
+	j, _ := json.Marshal(struct{ K any }{r}) // as a configuration dump would
 	out := log.String() + string(j)
 	for _, f := range []string{"%v", "%+v", "%#v", "%x", "%s", "%d", "%q"} {
 		out += fmt.Sprintf(f, r) + fmt.Sprintf(f, p) + fmt.Sprintf(f, struct{ K *Ring }{r})

@@ -16,7 +16,7 @@ const (
 	maxID    = 256                  // bytes of a visitor's ID, and of an event's
 	maxValue = 1024                 // bytes of a property
 	maxAttr  = 64                   // bytes of an attribute's value
-	maxRows  = 1<<32/maxColumns - 1 // so that numbers of records fit
+	maxRows  = 1<<31/maxColumns - 1 // so that numbers of records fit in 31 bits
 )
 
 // Input is what Parse needs besides the file.
@@ -34,7 +34,9 @@ type Input struct {
 // Fact is one record of a row. It is valid during the call; Event is fn's.
 type Fact struct {
 	Row    uint32 // of the file, the first after the header being 1
-	Number uint32 // of the record, for taxonomy.ImportRow: unique in the file
+	// Number of the record, for taxonomy.ImportRow: unique in the file, and
+	// below 1<<31, so that the other half is free for what is not a record.
+	Number uint32
 	// Visitor is the ID as it stands in the file. It must become a visitor key
 	// (taxonomy/keys) and not be kept.
 	Visitor string

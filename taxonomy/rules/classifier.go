@@ -45,7 +45,7 @@ func Compile(version uint32, f *tree.Forest, rules []Rule) (*Classifier, error) 
 	for i := range rules {
 		p, err := parse(&rules[i], f)
 		if err != nil {
-			errs = append(errs, under(fmt.Sprintf("rules[%d].", i), err)...)
+			errs = append(errs, taxonomy.Under(fmt.Sprintf("rules[%d].", i), err))
 			continue
 		}
 		if first, ok := ids[rules[i].ID]; ok {
@@ -78,23 +78,6 @@ func Compile(version uint32, f *tree.Forest, rules []Rule) (*Classifier, error) 
 		c.sites[s] = buildIndex(ps, numbers)
 	}
 	return c, nil
-}
-
-// under puts a place before the field of each fault in a joined error.
-func under(prefix string, err error) []error {
-	list := []error{err}
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		list = j.Unwrap()
-	}
-	out := make([]error, len(list))
-	for i, e := range list {
-		out[i] = e
-		var fe *taxonomy.FieldError
-		if errors.As(e, &fe) {
-			out[i] = &taxonomy.FieldError{Field: prefix + fe.Field, Err: fe.Err}
-		}
-	}
-	return out
 }
 
 // makeTable sorts the forest's categories and the rules' fixed key=values into

@@ -330,7 +330,6 @@ var (
 	someHost = rapid.SampledFrom([]string{"a.com", "b.a.com", "ba.com", "c.b.a.com", "com", "x.org"})
 	somePath = rapid.StringMatching(`/[ab/]{0,5}`)
 	someText = rapid.StringMatching(`[ab]{1,4}`)
-	someProp = rapid.SampledFrom([]string{"p", "q", "r"})
 	someNum  = rapid.SampledFrom([]string{"-1", "0", "1", "1.5", "2", "3", "10", "+4", ".5", "5.", ".", "1e1", "x", "", "0x1", "1_0", "Inf", "NaN"})
 	someCat  = rapid.SampledFrom([]string{"GROCERY", "grocery", "frzn ice", "FRZN ICE", "v9i3On", "other", "", "sport"})
 	sites    = []taxonomy.SiteID{"s1", "s2", "s3"}

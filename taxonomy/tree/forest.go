@@ -36,7 +36,7 @@ func New(ts ...Taxonomy) (*Forest, error) {
 	for i := range ts {
 		order, err := ts[i].order()
 		if err != nil {
-			errs = append(errs, under(fmt.Sprintf("taxonomies[%d].", i), err)...)
+			errs = append(errs, taxonomy.Under(fmt.Sprintf("taxonomies[%d].", i), err))
 			continue
 		}
 		if _, ok := orders[ts[i].ID]; ok {
@@ -109,23 +109,6 @@ func (f *Forest) grow(tax int, order []int) error {
 		}
 	}
 	return nil
-}
-
-// under puts a place before the field of each fault in a joined error.
-func under(prefix string, err error) []error {
-	list := []error{err}
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		list = j.Unwrap()
-	}
-	out := make([]error, len(list))
-	for i, e := range list {
-		out[i] = e
-		var fe *taxonomy.FieldError
-		if errors.As(e, &fe) {
-			out[i] = &taxonomy.FieldError{Field: prefix + fe.Field, Err: fe.Err}
-		}
-	}
-	return out
 }
 
 func clone(t Taxonomy) Taxonomy {
