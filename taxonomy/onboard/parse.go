@@ -33,7 +33,7 @@ type Input struct {
 
 // Fact is one record of a row. It is valid during the call; Event is fn's.
 type Fact struct {
-	Row    uint32 // of the file, the first after the header being 1
+	Row uint32 // of the file, the first after the header being 1
 	// Number of the record, for taxonomy.ImportRow: unique in the file, and
 	// below 1<<31, so that the other half is free for what is not a record.
 	Number uint32
