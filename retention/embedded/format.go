@@ -115,17 +115,3 @@ func makeDir(f vfs.FS, dir string) error {
 		d = up
 	}
 }
-
-// noReuse is a file system on which Pebble writes every file anew. Reused log
-// files would keep the end of what they held before, for as long as they live.
-type noReuse struct{ vfs.FS }
-
-func (f noReuse) Unwrap() vfs.FS { return f.FS }
-
-// ReuseForWrite removes the old file and creates the new one.
-func (f noReuse) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if err := f.FS.Remove(oldname); err != nil {
-		return nil, err
-	}
-	return f.FS.Create(newname, c)
-}

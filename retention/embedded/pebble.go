@@ -45,14 +45,20 @@ func pebbleOptions(f vfs.FS, compress bool) *pebble.Options {
 	return o
 }
 
-func (s *Store) openPebble() (db *pebble.DB, err error) {
-	o := pebbleOptions(s.fs, s.o.Compress)
+func (s *Store) openPebble() (_ *pebble.DB, err error) {
+	o := pebbleOptions(pebbleFS{s.fs, s.fail}, s.o.Compress)
 	o.CacheSize = s.o.CacheBytes
 	o.MemTableSize = s.o.MemTableBytes
 	o.Logger = logger{s}
 	o.EventListener = &pebble.EventListener{
-		// Background work is repeated by Pebble; disk full, for one, ends.
-		BackgroundError: func(err error) { s.log.Error("background work failed", "error", redacted("%s", err)) },
+		// Pebble repeats it until it succeeds; disk full, for one, ends.
+		BackgroundError: func(err error) {
+			s.log.Error("background work failed", "error", redacted("%s", err))
+			select {
+			case s.background <- err:
+			default:
+			}
+		},
 		// The default is to end the process. A reader gets the error anyway.
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.log.Error("a file is corrupt", "file", path.Base(i.Path))
@@ -62,19 +68,17 @@ func (s *Store) openPebble() (db *pebble.DB, err error) {
 		},
 		WriteStallBegin: func(i pebble.WriteStallBeginInfo) { s.log.Warn("writes wait for compaction", "reason", i.Reason) },
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("open %s: %s", s.dbDir(), redacted("%v", r))
-		}
-	}()
-	db, err = pebble.Open(s.dbDir(), o)
+	// Opening waits for background work, as closing does: see guard.
+	opened := make(chan *pebble.DB, 1)
+	err = s.guard(func() error {
+		db, err := pebble.Open(s.dbDir(), o)
+		opened <- db
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", s.dbDir(), s.wrap(err))
+		return nil, fmt.Errorf("open %s: %w", s.dbDir(), err)
 	}
-	if s.isFailed() {
-		return nil, s.failure()
-	}
-	return db, nil
+	return <-opened, nil
 }
 
 // wrap makes an error of Pebble one of ours: without keys, and ErrCorrupt where

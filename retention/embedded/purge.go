@@ -58,22 +58,37 @@ func (s *Store) purge(ctx context.Context) error {
 var everything = [2][]byte{{0}, {0xff}}
 
 func (s *Store) compact(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	return s.guard(func() error {
-		if err := s.db.Flush(); err != nil {
+		flushed, err := s.db.AsyncFlush()
+		if err != nil {
 			return err
+		}
+		select {
+		case <-flushed:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		return s.db.Compact(ctx, everything[0], everything[1], false)
 	})
 }
 
-// guard runs what makes Pebble write, in the sense of commit: it does not return
-// nil if the store has failed, nor wait for a store that has.
+// guard runs what waits for Pebble's background work. It does not return nil if
+// the store has failed, and it does not wait for a store that has, nor for work
+// that ends in an error: Pebble would repeat that until it succeeds, perhaps for
+// ever. What fn still waits for then is left to end by itself.
 func (s *Store) guard(fn func() error) error {
+	select {
+	case <-s.background: // an old one
+	default:
+	}
 	done := make(chan error, 1)
 	go func() {
 		defer func() {
 			if r := recover(); r != nil {
 				s.fail(redacted("%v", r))
+				done <- s.failure()
 			}
 		}()
 		done <- fn()
@@ -81,6 +96,8 @@ func (s *Store) guard(fn func() error) error {
 	var err error
 	select {
 	case err = <-done:
+	case err = <-s.background:
+		err = fmt.Errorf("background work failed: %w", s.wrap(err))
 	case <-s.failed:
 	}
 	if s.isFailed() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -39,10 +40,11 @@ type Options struct {
 // Store is an open data directory. Its contracts are safe for concurrent use.
 type Store struct {
 	o   Options
-	fs  vfs.FS // o.FS, never reusing a file
+	fs  fencedFS // over o.FS
 	log *slog.Logger
 
-	lock interface{ Close() error }
+	lock       io.Closer // of the data directory
+	unlockOnce sync.Once
 
 	// gate is held with weight 1 by everything that uses db, and whole by
 	// whoever opens db anew. It is a semaphore and not an RWMutex so that waiting
@@ -56,6 +58,8 @@ type Store struct {
 	failed     chan struct{}
 	failOnce   sync.Once
 	failReason atomic.Pointer[string]
+	// background has the last error of a flush or compaction, if nobody took it.
+	background chan error
 
 	events *events
 	keyed  *keyed
@@ -84,20 +88,23 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	s := &Store{
 		o:      o,
-		fs:     noReuse{o.FS},
+		fs:     fencedFS{o.FS, new(fence)},
 		log:    o.Logger.With("component", "store"),
 		gate:   semaphore.NewWeighted(users),
 		failed: make(chan struct{}),
+
+		background: make(chan error, 1),
 	}
 	if err := makeDir(s.fs, o.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if s.lock, err = s.fs.Lock(s.fs.PathJoin(o.Dir, lockName)); err != nil {
+	if s.lock, err = o.FS.Lock(s.fs.PathJoin(o.Dir, lockName)); err != nil {
 		return nil, fmt.Errorf("open store: lock %s: %w; another process uses this data directory: stop it, or go through its API", o.Dir, err)
 	}
 	defer func() {
 		if err != nil {
-			_ = s.lock.Close()
+			s.fs.fence.shut()
+			_ = s.unlock()
 		}
 	}()
 	if err := checkFormat(s.fs, o.Dir); err != nil {
@@ -137,22 +144,30 @@ func (s *Store) Failed() <-chan struct{} { return s.failed }
 // Close waits for the calls under way, closes the store and frees the lock.
 // Whatever is called later returns retention.ErrClosed. Closing again is fine.
 func (s *Store) Close() error {
-	if s.isFailed() {
-		// Pebble may hold its locks for ever now: leave it, its files are as a
-		// crash would leave them.
-		return s.lock.Close()
-	}
 	release, err := s.acquireAll(context.Background())
-	if err != nil {
-		if s.isFailed() {
-			return s.lock.Close()
+	switch {
+	case s.isFailed():
+		// Pebble may wait for its own locks for ever now: leave it behind the
+		// fence, its files as a crash would leave them.
+		if release != nil {
+			release()
 		}
+		s.fs.fence.shut()
+		return s.unlock()
+	case err != nil:
 		return nil // closed already
 	}
 	defer release()
-	err = s.db.Close()
+	err = s.guard(s.db.Close)
 	s.db = nil
-	return errors.Join(err, s.lock.Close())
+	s.fs.fence.shut()
+	return errors.Join(err, s.unlock())
+}
+
+// unlock frees the data directory, once.
+func (s *Store) unlock() (err error) {
+	s.unlockOnce.Do(func() { err = s.lock.Close() })
+	return err
 }
 
 func (s *Store) dbDir() string { return s.fs.PathJoin(s.o.Dir, "db") }
@@ -206,6 +221,7 @@ func (s *Store) acquireN(ctx context.Context, n int64) (release func(), err erro
 func (s *Store) fail(reason string) {
 	s.failOnce.Do(func() {
 		s.failReason.Store(&reason)
+		s.fs.fence.down.Store(true)
 		s.log.Error("the store cannot go on", "reason", reason)
 		close(s.failed)
 	})
