@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/index"
@@ -90,7 +91,7 @@ func (b *builder) run(ctx context.Context) error {
 	b.out.Generation = &Generation{
 		Epoch: b.Epoch, Number: b.Number, Term: b.Term, Built: b.Built, Clock: b.View.Clock(),
 		Position: b.View.Position().Clone(), RuleVersion: b.View.RuleVersion(), Shards: b.View.Shards(),
-		Audiences: []Entry{},
+		Sources: slices.Compact(slices.Sorted(slices.Values(b.Sources))), Audiences: []Entry{},
 	}
 	if err := b.rules(ctx); err != nil {
 		return err

@@ -25,7 +25,9 @@ type Generation struct {
 	Position    retention.Position `json:"position"`
 	RuleVersion uint32             `json:"rule_version"` // of the taxonomy and classifier
 	Shards      int                `json:"shards"`
-	Audiences   []Entry            `json:"audiences"` // by ID
+	// Sources are those that were in use for profiling, sorted.
+	Sources   []taxonomy.SourceID `json:"sources"`
+	Audiences []Entry             `json:"audiences"` // by ID
 }
 
 // Day is "today" of the generation.

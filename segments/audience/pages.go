@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/ebb-dmp/ebb/segments/index"
+	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -18,6 +19,9 @@ type Pages struct {
 	gen       *Generation
 	audiences []taxonomy.AudienceID // by number in the lists
 	shards    []invertedShard
+	// nested are the members of lookalikes: rules may name them, and one visitor
+	// is asked about without a leaf.
+	nested map[taxonomy.AudienceID]index.Set
 }
 
 // invertedShard holds the list of ordinal o in lists[ends[o-1]:ends[o]].
@@ -32,19 +36,39 @@ type invertedShard struct {
 func NewPages(ctx context.Context, gen *Generation, c *Catalog, members func(context.Context, Entry) (index.Set, error)) (*Pages, error) {
 	var ids []taxonomy.AudienceID
 	var sets []index.Set
+	named := map[taxonomy.AudienceID]bool{}
+	for i := range c.all {
+		if x := c.exprs[c.all[i].ID]; x != nil {
+			for _, id := range query.References(x) {
+				named[id] = true
+			}
+		}
+	}
+	nested := map[taxonomy.AudienceID]index.Set{}
 	for i := range gen.Audiences {
 		e := gen.Audiences[i]
 		d, ok := c.Get(e.ID)
-		if !ok || !d.Page {
+		within := ok && d.Kind == KindLookalike && named[e.ID]
+		if !ok || !d.Page && !within {
 			continue
 		}
 		set, err := members(ctx, e)
 		if err != nil {
 			return nil, fmt.Errorf("turn generation %d.%d round: %w", gen.Epoch, gen.Number, err)
 		}
-		ids, sets = append(ids, e.ID), append(sets, set)
+		if within {
+			nested[e.ID] = set
+		}
+		if d.Page {
+			ids, sets = append(ids, e.ID), append(sets, set)
+		}
 	}
-	return invert(gen, ids, sets)
+	p, err := invert(gen, ids, sets)
+	if err != nil {
+		return nil, err
+	}
+	p.nested = nested
+	return p, nil
 }
 
 func invert(gen *Generation, ids []taxonomy.AudienceID, sets []index.Set) (*Pages, error) {

@@ -3,28 +3,24 @@ package audience
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 
+	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // Overlay is what happened since the generation, by visitor: the fold's.
 type Overlay interface {
-	// Touched returns what changed about a visitor since the view that the
-	// published pages were built from, and false if nothing did.
-	Touched(v taxonomy.VisitorKey) (Touched, bool)
-}
-
-// Touched is what changed about a visitor.
-type Touched struct {
-	// Columns are those in which something changed, be they known to the
-	// published view or not.
-	Columns []taxonomy.Column
-	// Standing says that what decides whether the visitor may be in an audience
-	// at all changed (permits, gone, holdout): then every rule is asked.
-	Standing bool
-	Facts    query.Facts // what is known of it now
+	// Touched returns, if anything of the visitor changed since the view that
+	// the published pages were built from, the columns in which it did and what
+	// is known of the visitor now. Columns is nil if what decides whether it may
+	// be in an audience at all changed (permits, gone, holdout), or if the
+	// visitor is new: then every rule is asked.
+	//
+	// The facts need not know audiences: Seg does.
+	Touched(v taxonomy.VisitorKey) (columns []taxonomy.Column, facts query.Facts, ok bool)
 }
 
 // Ordinals is the part of a view that finds a visitor.
@@ -43,7 +39,8 @@ type PageState struct {
 	Catalog  *Catalog       // of now: what is not for pages any more is left out
 	Resolver query.Resolver // of now: a withdrawn source is left out at once (R19)
 
-	rules []pageRule
+	rules   []pageRule
+	visitor query.Resolver // for rules of one visitor
 	// shown says of each audience of Pages, by number, whether its published
 	// members may be given out.
 	shown []bool
@@ -63,8 +60,9 @@ type pageRule struct {
 // positively is given only to visitors whose events since then let us ask its
 // rule anew, and of those visitors every rule is asked.
 func (s *PageState) Prepare() {
-	withdrawn := slices.ContainsFunc(s.Sources, func(id taxonomy.SourceID) bool { return !query.InUse(s.Resolver, id) })
+	withdrawn := slices.ContainsFunc(s.Pages.gen.Sources, func(id taxonomy.SourceID) bool { return !query.InUse(s.Resolver, id) })
 	s.rules, s.shown = nil, make([]bool, len(s.Pages.audiences))
+	var mentions []string
 	for i := range s.Catalog.All() {
 		d := &s.Catalog.All()[i]
 		if !d.Page {
@@ -78,9 +76,12 @@ func (s *PageState) Prepare() {
 			s.shown[n] = !stale
 		}
 		if e, _ := s.Catalog.Audience(d.ID); e != nil && s.Catalog.check(d) == nil {
-			s.rules = append(s.rules, pageRule{d.ID, e, query.Mentions(e, s.Resolver), withdrawn})
+			r := pageRule{d.ID, e, query.Mentions(e, s.Resolver), withdrawn}
+			s.rules = append(s.rules, r)
+			mentions = append(mentions, r.mentions...)
 		}
 	}
+	s.visitor = query.ForVisitor(s.Resolver, mentions)
 }
 
 // Seg answers which audiences a visitor is in (R33): those of the published
@@ -107,16 +108,13 @@ func (s *Seg) Visitor(dst []taxonomy.AudienceID, v taxonomy.VisitorKey, today ta
 	if st == nil {
 		return dst, nil
 	}
-	now, touched := s.overlay.Touched(v)
-	resolver := st.Resolver
-	if touched {
-		resolver = query.WithColumns(st.Resolver, now.Columns)
-		if !query.Eligible(resolver, now.Facts, today) {
-			return dst, nil
-		}
+	columns, facts, touched := s.overlay.Touched(v)
+	if touched && !query.Eligible(st.visitor, facts, today) {
+		return dst, nil
 	}
 	first := len(dst)
-	if shard, ordinal, ok := st.Ordinals.Ordinal(v); ok {
+	shard, ordinal, known := st.Ordinals.Ordinal(v)
+	if known {
 		for _, n := range st.Pages.Of(shard, ordinal) {
 			if st.shown[n] {
 				dst = append(dst, st.Pages.ID(n))
@@ -126,12 +124,13 @@ func (s *Seg) Visitor(dst []taxonomy.AudienceID, v taxonomy.VisitorKey, today ta
 	if !touched {
 		return dst, nil
 	}
+	facts = &withAudiences{facts, st.Pages, shard, ordinal, known}
 	for i := range st.rules {
 		r := &st.rules[i]
-		if !now.Standing && !r.always && !slices.ContainsFunc(now.Columns, r.uses) {
+		if columns != nil && !r.always && !slices.ContainsFunc(columns, r.uses) {
 			continue
 		}
-		in, err := query.EvalVisitor(r.expr, resolver, now.Facts, today)
+		in, err := query.EvalVisitor(r.expr, st.visitor, facts, today)
 		if err != nil {
 			return dst[:first], fmt.Errorf("evaluate audience %q for a visitor: %w", r.id, err)
 		}
@@ -149,4 +148,20 @@ func (s *Seg) Visitor(dst []taxonomy.AudienceID, v taxonomy.VisitorKey, today ta
 func (r *pageRule) uses(c taxonomy.Column) bool {
 	_, ok := slices.BinarySearch(r.mentions, query.MentionOf(c))
 	return ok
+}
+
+// withAudiences is facts that know who was in which lookalike.
+type withAudiences struct {
+	query.Facts
+	pages   *Pages
+	shard   int
+	ordinal uint32
+	known   bool
+}
+
+func (w *withAudiences) In(set string) bool {
+	if id, ok := strings.CutPrefix(set, index.SetAudience); ok {
+		return w.known && w.pages.nested[taxonomy.AudienceID(id)].Contains(w.shard, w.ordinal)
+	}
+	return w.Facts.In(set)
 }

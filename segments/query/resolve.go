@@ -197,42 +197,52 @@ func MentionOf(c taxonomy.Column) string {
 	return string(c.Trait)
 }
 
-// WithColumns returns r with columns that it may not know yet, as when a visitor
-// is the first to have a trait since r's view was made. Those of sources that
-// are not in use are left out.
-func WithColumns(r Resolver, columns []taxonomy.Column) Resolver { return &widened{r, columns} }
-
-type widened struct {
-	Resolver
-	columns []taxonomy.Column
+// ForVisitor returns r with columns that r may not know yet, since a visitor may
+// be the first to have a trait, or to state a value, after r's view was made: a
+// trait has a column in every source in use, and a key at least one. It is for
+// EvalVisitor, to which a column that nobody has costs a question and no leaf.
+// Those mentions (see Mentions) that are given are answered without allocating.
+func ForVisitor(r Resolver, mentions []string) Resolver {
+	v := &visitorResolver{Resolver: r, columns: map[taxonomy.Trait][]taxonomy.Column{}, keys: map[string][]taxonomy.Column{}}
+	for _, m := range append([]string{string(taxonomy.TraitAny), string(taxonomy.TraitBot)}, mentions...) {
+		if _, done := v.columns[taxonomy.Trait(m)]; !done {
+			v.columns[taxonomy.Trait(m)] = v.everywhere(taxonomy.Trait(m))
+			v.keys[m] = v.statements(m)
+		}
+	}
+	return v
 }
 
-func (w *widened) more(cs []taxonomy.Column, match func(taxonomy.Column) bool) []taxonomy.Column {
-	out, own := cs, false
-	for _, c := range w.columns {
-		if _, ok := slices.BinarySearchFunc(cs, c, taxonomy.Column.Compare); ok || !match(c) || !InUse(w.Resolver, c.Source) {
-			continue
-		}
-		if !own {
-			out, own = slices.Clone(cs), true
-		}
-		out = append(out, c)
-	}
-	if own {
-		out = compact(out)
+type visitorResolver struct {
+	Resolver
+	columns map[taxonomy.Trait][]taxonomy.Column
+	keys    map[string][]taxonomy.Column
+}
+
+func (v *visitorResolver) everywhere(t taxonomy.Trait) []taxonomy.Column {
+	out := make([]taxonomy.Column, 0, len(v.AllSources()))
+	for _, s := range v.AllSources() { // sorted, so the columns are
+		out = append(out, taxonomy.Column{Source: s, Trait: t})
 	}
 	return out
 }
 
-func (w *widened) Columns(t taxonomy.Trait) []taxonomy.Column {
-	return w.more(w.Resolver.Columns(t), func(c taxonomy.Column) bool { return c.Trait == t })
+func (v *visitorResolver) statements(key string) []taxonomy.Column {
+	return compact(append(v.everywhere(taxonomy.Trait(key+"=")), v.Resolver.StatementColumns(key)...))
 }
 
-func (w *widened) StatementColumns(key string) []taxonomy.Column {
-	return w.more(w.Resolver.StatementColumns(key), func(c taxonomy.Column) bool {
-		k, ok := c.Trait.Statement()
-		return ok && k == key
-	})
+func (v *visitorResolver) Columns(t taxonomy.Trait) []taxonomy.Column {
+	if cs, ok := v.columns[t]; ok {
+		return cs
+	}
+	return v.everywhere(t)
+}
+
+func (v *visitorResolver) StatementColumns(key string) []taxonomy.Column {
+	if cs, ok := v.keys[key]; ok {
+		return cs
+	}
+	return v.statements(key)
 }
 
 func compact(cs []taxonomy.Column) []taxonomy.Column {

@@ -13,8 +13,10 @@ type Facts interface {
 	// Count is how many events the visitor has in a column on a day. It may
 	// saturate at 255.
 	Count(c taxonomy.Column, d taxonomy.Day) int
-	// Statement returns the column, of all, that holds the newest statement made
-	// on one of the 90 days to asOf (R16); false if there is none.
+	// Statement returns the column that holds the newest statement made on one of
+	// the 90 days to asOf (R16); false if there is none. All are columns of one
+	// key, and name it and the sources that count: the answer may be another
+	// column of them, if its value is new.
 	Statement(all []taxonomy.Column, asOf taxonomy.Day) (taxonomy.Column, bool)
 	// In reports whether the visitor is in a named set: see index.Set….
 	In(set string) bool

@@ -151,8 +151,20 @@ func (f *VisitorFacts) Count(c taxonomy.Column, d taxonomy.Day) (n int) {
 }
 
 // Statement is that of query.Facts.
-func (f *VisitorFacts) Statement(all []taxonomy.Column, asOf taxonomy.Day) (taxonomy.Column, bool) {
-	return f.v.statement(f.n, all, asOf)
+func (f *VisitorFacts) Statement(all []taxonomy.Column, asOf taxonomy.Day) (c taxonomy.Column, ok bool) {
+	for _, s := range f.v.stated[f.n] {
+		if s.Day < asOf.Oldest() || s.Day > asOf {
+			continue
+		}
+		key, _ := s.Column.Trait.Statement()
+		if slices.ContainsFunc(all, func(c taxonomy.Column) bool {
+			k, _ := c.Trait.Statement()
+			return k == key && c.Source == s.Column.Source
+		}) {
+			c, ok = s.Column, true
+		}
+	}
+	return c, ok
 }
 
 // In is that of query.Facts.
