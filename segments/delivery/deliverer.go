@@ -28,7 +28,7 @@ type Options struct {
 	Formats    map[string]Format
 	Transports map[string]Transport
 	Now        func() taxonomy.Millis
-	Rand       io.Reader
+	Rand       io.Reader // safe for concurrent use
 }
 
 // Deliverer makes deliveries, serves what they left, and takes out who must be

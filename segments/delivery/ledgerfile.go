@@ -32,7 +32,7 @@ const (
 	headMagic    = "EBBDHEAD"
 	sealVersion  = 1
 
-	maxShards = 1 << 16
+	maxShards = 1 << 12
 	maxName   = 1 << 10
 )
 

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -339,23 +340,24 @@ type faulty struct {
 	after int // writes until the crash; < 0: never
 	late  bool
 	down  bool
+	mu    sync.Mutex
 }
 
 var errCrash = errors.New("crash")
 
 func (f *faulty) write(do func() error) error {
-	if f.down {
-		return errCrash
-	}
-	if f.after == 0 {
-		f.down = true
-		if f.late {
-			do()
-		}
-		return errCrash
-	}
+	f.mu.Lock()
+	crash, happens := f.down || f.after == 0, !f.down && f.late
+	f.down = crash
 	f.after--
-	return do()
+	f.mu.Unlock()
+	if !crash {
+		return do()
+	}
+	if happens {
+		do()
+	}
+	return errCrash
 }
 
 type faultyKeyed struct{ *faulty }
@@ -393,17 +395,29 @@ func (f faultyBlobs) Delete(ctx context.Context, names []string) error {
 	return f.write(func() error { return f.Blobs.Delete(ctx, names) })
 }
 
+// locked lets two deliverers draw from one seed.
+type locked struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (l *locked) Read(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(b)
+}
+
 // rig is a deliverer over a model store and a world.
 type rig struct {
 	w     *world
 	store *storetest.Model
 	fault *faulty
-	rand  *rand.ChaCha8
+	rand  io.Reader
 	d     *delivery.Deliverer
 }
 
 func newRig(t tb, w *world) *rig {
-	r := &rig{w: w, store: storetest.NewModel(func() taxonomy.Millis { return w.now }), rand: rand.NewChaCha8([32]byte{7})}
+	r := &rig{w: w, store: storetest.NewModel(func() taxonomy.Millis { return w.now }), rand: &locked{r: rand.NewChaCha8([32]byte{7})}}
 	r.fault = &faulty{Keyed: r.store.Keyed(), Blobs: r.store.Blobs(), after: -1}
 	r.restart(t)
 	return r

@@ -35,7 +35,7 @@ const dsp taxonomy.DestinationID = "my-dsp"
 // people is a small index: who came when, who is in what, who is gone. All are
 // in shard 0, block 0.
 type people struct {
-	now    taxonomy.Millis
+	clock  *storetest.Clock // handlers of requests that were cut off may still read it
 	keys   []taxonomy.VisitorKey
 	newest []taxonomy.Day
 	gone   []bool
@@ -46,7 +46,7 @@ type people struct {
 func (p *people) Shards() int                  { return 1 }
 func (p *people) Blocks(int) int               { return 1 }
 func (p *people) Position() retention.Position { return nil }
-func (p *people) Clock() taxonomy.Millis       { return p.now }
+func (p *people) Clock() taxonomy.Millis       { return p.clock.Now() }
 func (p *people) RuleVersion() uint32          { return 1 }
 
 func (p *people) Leaf(_, _ int, op *index.Operand, dst *index.Words) (n int, err error) {
@@ -88,7 +88,7 @@ func (p *people) MatchID(taxonomy.DestinationID, int, uint32) (string, taxonomy.
 
 func (p *people) source() delivery.Source {
 	p.gen++
-	g := &audience.Generation{Number: p.gen, Clock: p.now, Shards: 1}
+	g := &audience.Generation{Number: p.gen, Clock: p.clock.Now(), Shards: 1}
 	for _, a := range []taxonomy.AudienceID{"boats", "cars"} {
 		g.Audiences = append(g.Audiences, audience.Entry{ID: a})
 	}
@@ -108,7 +108,7 @@ func (p *people) want() string {
 	var lines []string
 	for a, in := range p.in {
 		for i, is := range in {
-			if is && !p.gone[i] && p.newest[i]+30 > p.now.Day() {
+			if is && !p.gone[i] && p.newest[i]+30 > p.clock.Now().Day() {
 				lines = append(lines, pseudonym(dsp, 0, p.keys[i])+"\t"+string(a)+"\n")
 			}
 		}
@@ -133,7 +133,7 @@ type partnerListener struct {
 	cutAt   atomic.Int64 // > 0: break the connection after so many bytes of a file
 	ranges  atomic.Int64 // how many requests were for a part
 	gone    atomic.Int64 // how many were answered 410
-	before  func(file string)
+	before  atomic.Pointer[func(file string)]
 }
 
 func (p *partnerListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -159,8 +159,8 @@ func (p *partnerListener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *partnerListener) file(w http.ResponseWriter, r *http.Request, name string) {
-	if p.before != nil {
-		p.before(name)
+	if before := p.before.Load(); before != nil {
+		(*before)(name)
 	}
 	b, f, state, err := p.d.Open(r.Context(), dsp, name)
 	switch {
@@ -219,22 +219,22 @@ func newRig(t *testing.T, visitors int) *rig {
 			t.Fatalf("the example needs %s: %v", tool, err)
 		}
 	}
-	p := &people{now: storetest.Start, in: map[taxonomy.AudienceID][]bool{}}
+	p := &people{clock: storetest.NewClock(storetest.Start), in: map[taxonomy.AudienceID][]bool{}}
 	for i := range visitors {
 		h := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
 		p.keys = append(p.keys, taxonomy.VisitorKey(h[:16]))
-		p.newest = append(p.newest, p.now.Day())
+		p.newest = append(p.newest, p.clock.Now().Day())
 		p.gone = append(p.gone, false)
 		p.in["cars"] = append(p.in["cars"], i%2 == 0)
 		p.in["boats"] = append(p.in["boats"], i%3 == 0)
 	}
-	m := storetest.NewModel(func() taxonomy.Millis { return p.now })
+	m := storetest.NewModel(p.clock.Now)
 	random := rand.NewChaCha8([32]byte{3})
 	d, err := delivery.New(delivery.Options{
 		Keyed: m.Keyed(), Blobs: m.Blobs(), Pseudonym: pseudonym,
 		View:    func() (audience.View, error) { return p, nil },
 		Formats: map[string]delivery.Format{"tsv": tsv.Format{}}, Transports: map[string]delivery.Transport{"pull": pull.Transport{}},
-		Now: func() taxonomy.Millis { return p.now }, Rand: random,
+		Now: p.clock.Now, Rand: random,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +266,7 @@ func (r *rig) deliver() delivery.Delivery {
 func (r *rig) command(ctx context.Context) *exec.Cmd {
 	c := exec.CommandContext(ctx, "sh", "pull.sh")
 	c.Env = append(os.Environ(), "EBB_URL="+r.server.URL, "EBB_DESTINATION="+string(dsp), "EBB_KEY_FILE="+r.keyFile,
-		"EBB_STATE="+r.state, "EBB_NOW="+r.p.now.Time().Format("2006-01-02T15:04:05Z"))
+		"EBB_STATE="+r.state, "EBB_NOW="+r.p.clock.Now().Time().Format("2006-01-02T15:04:05Z"))
 	return c
 }
 
@@ -302,7 +302,7 @@ func TestTheScriptEndsWithExactlyOurSetAcrossTenGenerations(t *testing.T) {
 			case (i+g)%7 == 0:
 				r.p.in["cars"][i] = !r.p.in["cars"][i]
 			case (i+g)%5 == 0:
-				r.p.newest[i] = r.p.now.Day() // comes again: longer life
+				r.p.newest[i] = r.p.clock.Now().Day() // comes again: longer life
 			}
 		}
 		if g == 5 {
@@ -330,16 +330,16 @@ func TestTheScriptEndsWithExactlyOurSetAcrossTenGenerations(t *testing.T) {
 		}
 		// Four hours mostly, so that there are deltas; some days in between, so
 		// that lives end and daily fulls come.
-		r.p.now += 4 * taxonomy.Hour
+		r.p.clock.Advance(4 * taxonomy.Hour)
 		if g == 6 || g == 8 {
-			r.p.now += 13 * taxonomy.OneDay
+			r.p.clock.Advance(13 * taxonomy.OneDay)
 		}
 	}
 	if got := r.listener.ranges.Load(); got != 3 {
 		t.Errorf("%d downloads were resumed, want 3", got)
 	}
 	// R31: what ends, ends by the partner's own clock.
-	r.p.now += 20 * taxonomy.OneDay
+	r.p.clock.Advance(20 * taxonomy.OneDay)
 	if out, _, _ := r.pull(); out != r.p.want() || out == "" {
 		t.Errorf("after 20 days without a delivery: %d lines, want %d", strings.Count(out, "\n"), strings.Count(r.p.want(), "\n"))
 	}
@@ -354,10 +354,11 @@ func TestTheScriptEndsWithExactlyOurSetAcrossTenGenerations(t *testing.T) {
 func TestAWithdrawnFileIsReplacedByTheNewFull(t *testing.T) {
 	r := newRig(t, 50)
 	r.deliver()
-	once := true
-	r.listener.before = func(string) {
+	once, done := true, make(chan struct{})
+	before := func(string) {
 		if once {
 			once = false
+			defer close(done)
 			r.p.gone[0] = true
 			if err := r.d.Erase(context.Background(), r.p.keys[:1]); err != nil {
 				t.Error(err)
@@ -365,7 +366,12 @@ func TestAWithdrawnFileIsReplacedByTheNewFull(t *testing.T) {
 			r.deliver()
 		}
 	}
-	r.check("after a file was withdrawn under way")
+	r.listener.before.Store(&before)
+	out, status, messages := r.pull()
+	<-done
+	if status != 0 || out != r.p.want() {
+		t.Errorf("after a file was withdrawn under way: exit %d: %s", status, messages)
+	}
 	if r.listener.gone.Load() != 1 {
 		t.Errorf("%d answers were 410", r.listener.gone.Load())
 	}
@@ -409,11 +415,12 @@ func TestTheScriptMayBeKilledAtAnyMoment(t *testing.T) {
 		// Moments that are not left to the scheduler: while the manifest has been
 		// read and a file is being asked for.
 		ctx, kill := context.WithCancel(context.Background())
-		r.listener.before = func(string) { kill() }
+		before := func(string) { kill() }
+		r.listener.before.Store(&before)
 		if err := r.command(ctx).Run(); err == nil {
 			t.Fatal("it was not killed")
 		}
-		r.listener.before = nil
+		r.listener.before.Store(nil)
 		kill()
 		r.check(fmt.Sprintf("killed in generation %d", g+1))
 	}
