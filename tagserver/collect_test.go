@@ -156,6 +156,23 @@ func TestABodyOfExactlyTheLimitIsTaken(t *testing.T) {
 	if w := e.browser().post("shop", 1, z.String(), "Content-Encoding", "gzip", "Content-Type", "application/json"); w.Code != 200 {
 		t.Fatalf("gzip: %d %s", w.Code, w.Body)
 	}
+	// One byte more, packed or not.
+	z.Reset()
+	g.Reset(&z)
+	g.Write([]byte(body + " "))
+	g.Close()
+	for enc, b := range map[string]string{"gzip": z.String(), "": body + " "} {
+		r := newRequest("POST", "/v1/e")
+		r.Header.Set("Content-Type", "text/plain")
+		r.Header.Set("Content-Encoding", enc)
+		r.Body, r.ContentLength = readCloser{bytes.NewReader([]byte(b))}, -1
+		w := newRecorder()
+		e.sent[""]++
+		e.Handler(Public).ServeHTTP(w, r)
+		if w.Code != 413 {
+			t.Errorf("encoding %q, one byte more: %d", enc, w.Code)
+		}
+	}
 }
 
 func TestOneBadEventDoesNotCostItsNeighbours(t *testing.T) {

@@ -143,7 +143,7 @@ func (v *visit) writeCookies(h http.Header) {
 	}
 }
 
-// Strings are the consent strings of a request, as they came.
+// Strings are the consent strings of a request, as they came; empty: none.
 type Strings struct{ TCF, GPP, GPPSID, USP string }
 
 // signals gathers everything that speaks about a request.
@@ -163,32 +163,32 @@ func (s *Server) signals(h *head, c *wireConsent, cookies *carried, site *taxono
 	if sig.Mode == taxonomy.ModeByCountry && s.o.Country != nil {
 		sig.Country = s.o.Country(s.addr(h))
 	}
-	sig.Statements = unreadStrings(c)
-	return sig
-}
-
-// unreadStrings makes a statement of each consent string that came: one that
-// says nothing reliable, for no parser here reads it, and what nobody can read
-// means no.
-func unreadStrings(c *wireConsent) (out []consent.Statement) {
-	add := func(sig taxonomy.Signal, name, s string) {
-		if s == "" {
-			return
-		}
-		out = append(out, consent.Statement{Signal: sig, Stale: true, Reason: consent.Reason{
-			Code: "string_unread", Why: "the request carries a " + name + " string, which this version does not read; unknown means no",
-			Mend: "have the page send the visitor's answer as consent.granted, without the string",
-		}})
+	if t := (Strings{c.TCF, c.GPP, c.GPPSID, c.USP}); t != (Strings{}) {
+		sig.Statements = s.o.Strings(t, day)
 	}
 	if c.Conflict {
-		out = append(out, consent.Statement{Signal: taxonomy.SignalTCF, Stale: true, Reason: consent.Reason{
+		sig.Statements = append(sig.Statements, consent.Statement{Signal: taxonomy.SignalTCF, Stale: true, Reason: consent.Reason{
 			Code: "signals_conflict", Why: "a consent signal is given twice with different values, or cannot be read",
 			Mend: "send each signal once",
 		}})
 	}
-	add(taxonomy.SignalTCF, "TCF", c.TCF)
-	add(taxonomy.SignalGPP, "GPP", c.GPP+c.GPPSID)
-	add(taxonomy.SignalUSP, "US Privacy", c.USP)
+	return sig
+}
+
+// unread is Options.Strings where nobody reads them: each is a statement that
+// says nothing reliable, and what nobody can read means no.
+func unread(t Strings, _ taxonomy.Day) (out []consent.Statement) {
+	add := func(sig taxonomy.Signal, name, s string) {
+		if s != "" {
+			out = append(out, consent.Statement{Signal: sig, Stale: true, Reason: consent.Reason{
+				Code: "string_unread", Why: "the request carries a " + name + " string, which this version does not read; unknown means no",
+				Mend: "have the page send the visitor's answer as consent.granted, without the string",
+			}})
+		}
+	}
+	add(taxonomy.SignalTCF, "TCF", t.TCF)
+	add(taxonomy.SignalGPP, "GPP", t.GPP+t.GPPSID)
+	add(taxonomy.SignalUSP, "US Privacy", t.USP)
 	return out
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/consent"
 )
 
 func TestSegAnswersForTheCookiesVisitor(t *testing.T) {
@@ -246,6 +247,37 @@ func TestOnlyOwnPagesPostAChoice(t *testing.T) {
 		}
 		if w := e.browser().do("POST", path, strings.Repeat("x", 70_000)); w.Code != 413 {
 			t.Errorf("%s: oversize: %d", path, w.Code)
+		}
+	}
+}
+
+// A visitor's string may let one destination have it and not another.
+func TestASyncNeedsLeaveForItsDestination(t *testing.T) {
+	var allow []taxonomy.DestinationID
+	e := newEdge(t, func(o *Options) {
+		o.Strings = func(s Strings, day taxonomy.Day) []consent.Statement {
+			if s != (Strings{TCF: "CP", GPP: "DB", GPPSID: "7", USP: "1YNN"}) {
+				t.Errorf("strings %+v", s)
+			}
+			return []consent.Statement{{Signal: taxonomy.SignalTCF, Regime: taxonomy.RegimeOptIn, Purposes: taxonomy.MayAll, Destinations: allow}}
+		}
+	})
+	b := e.browser()
+	b.yes()
+	const q = "gdpr_consent=CP&gpp=DB&gpp_sid=7&us_privacy=1YNN"
+	for _, c := range []struct {
+		allow []taxonomy.DestinationID
+		code  int
+	}{{nil, 302}, {[]taxonomy.DestinationID{"dsp"}, 302}, {[]taxonomy.DestinationID{"other"}, 200}, {[]taxonomy.DestinationID{}, 200}} {
+		allow = c.allow
+		w := b.do("GET", "/v1/sync/dsp?"+q, "")
+		if w.Code != c.code || c.code == 200 && !strings.HasPrefix(w.Header().Get("X-Ebb-Reason"), "consent; code=no_export") {
+			t.Errorf("allowed %v: %d %v", c.allow, w.Code, w.Header())
+		}
+		// R22: the record says whom.
+		b.post("shop", 1, `{"site":"shop","consent":{"tcf":"CP","gpp":"DB","gpp_sid":"7","usp":"1YNN"},"events":[{}]}`)
+		if r := e.last(taxonomy.RecordEvent); r.Consent.Allows("dsp") != (c.code == 302) || r.Consent.Signal != taxonomy.SignalTCF {
+			t.Errorf("allowed %v: recorded %+v", c.allow, r.Consent)
 		}
 	}
 }

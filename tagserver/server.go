@@ -23,6 +23,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/consent"
 	"github.com/ebb-dmp/ebb/taxonomy/keys"
 )
 
@@ -152,6 +153,10 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 	// Country returns the ISO 3166 code of an address, or "". Nil: unknown.
 	Country func(netip.Addr) string
+	// Strings reads the consent strings of a request; it is called only if there
+	// is one, and makes a statement of each. Nil: nobody reads them, and a
+	// request that carries one is refused.
+	Strings func(Strings, taxonomy.Day) []consent.Statement
 
 	Metrics prometheus.Registerer // nil: none
 	Logger  *slog.Logger          // nil: none
@@ -202,6 +207,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Strings == nil {
+		o.Strings = unread
 	}
 	o.Ack = max(o.Ack, retention.AckLocal)
 	def(&o.Shards, 1)
