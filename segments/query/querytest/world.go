@@ -3,6 +3,7 @@
 package querytest
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -23,7 +24,8 @@ type Fact struct {
 
 // Statement is an attribute's value or a list's membership, stated on a day.
 // Of two statements of a key about a visitor the one with the later day is
-// newer, and on the same day the one that stands later in World.Statements.
+// newer; on the same day that of the first source in order; of the same source
+// the one that stands later in World.Stated.
 type Statement struct {
 	Visitor int
 	Day     taxonomy.Day
@@ -123,7 +125,9 @@ func (w *World) View() *View {
 		v.blocks[b] = append(v.blocks[b], n)
 	}
 	for _, ss := range v.stated {
-		slices.SortStableFunc(ss, func(a, b Statement) int { return int(a.Day - b.Day) })
+		slices.SortStableFunc(ss, func(a, b Statement) int {
+			return cmp.Or(cmp.Compare(a.Day, b.Day), cmp.Compare(b.Column.Source, a.Column.Source))
+		})
 	}
 	return v
 }
