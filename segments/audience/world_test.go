@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/retention/storetest"
@@ -131,10 +130,7 @@ func (b *bench) files() (names []string) {
 // or not they may be in an audience.
 type tail struct{}
 
-var calls atomic.Int64
-
 func (tail) Extend(_ context.Context, view audience.View, seed index.Set, spec audience.LookalikeSpec) (index.Set, audience.Evidence, error) {
-	calls.Add(1)
 	if seed.Count() < 2 {
 		return nil, audience.Evidence{}, fmt.Errorf("%d members: %w", seed.Count(), audience.ErrUnfit)
 	}

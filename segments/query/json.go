@@ -484,12 +484,12 @@ func (p *parser) strings(path string, v *value) []string {
 func (p *parser) int(path string, v *value) int {
 	n, err := strconv.Atoi(v.str)
 	if v.kind != 'n' || err != nil {
-		p.faults.add(path, "want a whole number, got %s", cmpOr(v))
+		p.faults.add(path, "want a whole number, got %s", got(v))
 	}
 	return n
 }
 
-func cmpOr(v *value) string {
+func got(v *value) string {
 	if v.kind == 'n' {
 		return cut(v.str)
 	}
