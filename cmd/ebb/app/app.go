@@ -1,0 +1,245 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ebb-dmp/ebb/cmd/ebb/config"
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/defs"
+	"github.com/ebb-dmp/ebb/retention/embedded"
+	"github.com/ebb-dmp/ebb/retention/forget"
+	wal "github.com/ebb-dmp/ebb/retention/log"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
+	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/keys"
+)
+
+// Options is what an App is made of.
+type Options struct {
+	Config config.Config
+	Env    Env
+	Keys   *keys.Ring
+	// SaveKeys changes the file of keys and returns what stands there then; nil
+	// if it may not be changed.
+	SaveKeys func(func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error)
+	Logger   *slog.Logger
+}
+
+// App is a running Ebb without its listeners: the stores, the fold, audiences
+// and deliveries. Serve adds what listens; commands that find no server work on
+// an App of their own.
+type App struct {
+	cfg  config.Config
+	env  Env
+	log  *slog.Logger
+	life *lifecycle
+	keys atomic.Pointer[keys.Ring]
+	// saveKeys changes the file of keys; nil if it may not be changed.
+	saveKeys func(func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error)
+
+	store   *embedded.Store
+	wal     *wal.Log
+	defs    *defs.Store
+	install installation
+	lease   retention.Lease
+
+	refreshing sync.Mutex // held by whoever makes the next catalog
+	rules      ruleVersion
+	catalog    atomic.Pointer[catalog]
+
+	fold        *fold.Fold
+	generations *audience.Generations
+	builder     *audience.Builder
+	current     atomic.Pointer[audience.Generation]
+	seg         *audience.Seg
+	deliverer   *delivery.Deliverer
+	building    sync.Mutex
+	importing   sync.Mutex
+
+	journal *forget.Journal
+	eraser  *forget.Eraser
+	sweeper *forget.Sweeper
+	holders []forget.Holder
+
+	registry *prometheus.Registry
+}
+
+// installation is what is fixed when a data directory is made, and by restores.
+type installation struct {
+	Shards  int             `json:"shards"`
+	Groups  int             `json:"groups"`
+	Epoch   uint64          `json:"epoch"` // number of restores (R29)
+	Created taxonomy.Millis `json:"created"`
+	// AdminKey is the hash of the admin key.
+	AdminKey string `json:"admin_key"`
+}
+
+const installationID = "installation"
+
+// builderLease is who folds, builds and delivers.
+const (
+	builderLease = "builder.0"
+	leaseLife    = 30 * time.Second
+)
+
+// Open opens the data directory, making it if it is empty, and starts the fold.
+// The caller ends it with Close. firstKey is the admin key if this made it.
+func Open(ctx context.Context, o Options) (a *App, firstKey string, err error) {
+	a = &App{cfg: o.Config, env: o.Env, log: o.Logger, life: newLifecycle(o.Logger), saveKeys: o.SaveKeys,
+		registry: prometheus.NewRegistry()}
+	a.keys.Store(o.Keys)
+	if firstKey, err = a.open(ctx, o); err != nil {
+		return nil, "", errors.Join(err, a.life.stop(context.WithoutCancel(ctx)))
+	}
+	return a, firstKey, nil
+}
+
+// open starts one thing after the other; what fails leaves the others to be
+// stopped by the caller.
+func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) {
+	dir := o.Config.Data
+	a.store, err = embedded.Open(embedded.Options{FS: o.Env.FS, Dir: dir, Now: a.env.millis, Compress: o.Config.Compress, Logger: o.Logger})
+	if err != nil {
+		return "", err
+	}
+	a.life.onStop("store", func(context.Context) error { return a.store.Close() })
+
+	if a.lease, err = a.store.Leases().Take(ctx, builderLease, "embedded", leaseLife); err != nil {
+		return "", fmt.Errorf("take the builder's lease: %w", err)
+	}
+	a.life.onStop("lease", func(ctx context.Context) error { return a.store.Leases().Release(ctx, a.lease) })
+
+	if a.defs, err = defs.Open(ctx, a.store.Keyed(), a.env.millis); err != nil {
+		return "", err
+	}
+	if firstKey, err = a.installed(ctx); err != nil {
+		return "", err
+	}
+
+	var id taxonomy.WriterID
+	if _, err = a.env.Rand.Read(id[:]); err != nil {
+		return "", fmt.Errorf("name the writer: %w", err)
+	}
+	a.wal, err = wal.Open(wal.Options{FS: o.Env.FS, Dir: filepath.Join(dir, "log"), Writer: id, Now: a.env.millis, After: o.Env.After,
+		Groups: a.install.Groups, MaxBytes: int64(o.Config.Log.MaxBytes), SegmentBytes: int64(o.Config.Log.SegmentBytes),
+		NoCompression: !o.Config.Compress, Ticks: true, Logger: o.Logger})
+	if err != nil {
+		return "", err
+	}
+	a.life.onStop("log", a.wal.Close)
+
+	if a.journal, err = forget.OpenJournal(o.Env.FS, a.journalPaths()...); err != nil {
+		return "", err
+	}
+	a.life.onStop("journal", func(context.Context) error { return a.journal.Close() })
+
+	if err = a.refreshRulesFirst(ctx); err != nil {
+		return "", err
+	}
+	a.fold, err = fold.Open(ctx, fold.Options{
+		Config: fold.Config{Shards: a.install.Shards, Groups: a.install.Groups, Erasure: func(k taxonomy.VisitorKey) [16]byte { return a.keys.Load().Erasure(k) }},
+		Log:    a.wal, Events: a.store.Events(), Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
+		Rules:           func() fold.Classifier { return a.catalog.Load().classifier },
+		OnErased:        a.onErased,
+		Epoch:           a.install.Epoch,
+		Term:            a.lease.Term,
+		Logger:          o.Logger,
+		CheckpointBytes: int64(o.Config.Checkpoint.Bytes),
+	})
+	if err != nil {
+		return "", err
+	}
+	a.life.onStop("fold", func(context.Context) error { return a.fold.Close() })
+
+	a.generations = audience.NewGenerations(a.store.Blobs(), a.store.Keyed(), audience.Options{Now: a.env.millis})
+	a.builder = &audience.Builder{Generations: a.generations, Scorer: newScorer(), Now: a.env.millis}
+	a.seg = audience.NewSeg(overlay{a.fold})
+	a.deliverer, err = delivery.New(delivery.Options{
+		Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
+		Pseudonym: func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string {
+			return a.keys.Load().Pseudonym(d, epoch, k)
+		},
+		View:       func() (audience.View, error) { return a.fold.View(), nil },
+		Formats:    map[string]delivery.Format{"tsv": tsv.Format{}},
+		Transports: map[string]delivery.Transport{"pull": pull.Transport{}},
+		Now:        a.env.millis, Rand: a.env.Rand,
+	})
+	if err != nil {
+		return "", err
+	}
+	if err = a.forgetting(ctx); err != nil {
+		return "", err
+	}
+	g, err := a.generations.Current(ctx)
+	if err != nil && !errors.Is(err, retention.ErrNotFound) {
+		return "", err
+	}
+	a.current.Store(g)
+	if err = a.swapSeg(ctx); err != nil {
+		return "", err
+	}
+	a.measure()
+	return firstKey, nil
+}
+
+// Close ends the App in the reverse order of its start. What was folded and is
+// not in a checkpoint stays in the log.
+func (a *App) Close(ctx context.Context) error { return a.life.stop(ctx) }
+
+// installed reads what the data directory was made with, or makes it.
+func (a *App) installed(ctx context.Context) (firstKey string, err error) {
+	doc, ok := a.defs.Snapshot().Get(defs.Setting, installationID)
+	if ok {
+		if err := json.Unmarshal(doc.Body, &a.install); err != nil {
+			return "", fmt.Errorf("read the installation: %w", err)
+		}
+		return "", nil
+	}
+	a.install = installation{Shards: 1, Groups: 1, Created: a.env.millis()}
+	if firstKey, a.install.AdminKey, err = newAdminKey(a.env.Rand); err != nil {
+		return "", err
+	}
+	return firstKey, a.putInstallation(ctx, 0)
+}
+
+func (a *App) putInstallation(ctx context.Context, version uint64) error {
+	body, err := json.Marshal(a.install)
+	if err == nil {
+		_, err = a.defs.Put(ctx, defs.Setting, installationID, body, version)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the installation: %w", err)
+	}
+	return nil
+}
+
+// refreshRulesFirst makes the first catalog, which the fold's first step needs.
+func (a *App) refreshRulesFirst(ctx context.Context) error {
+	c, err := a.compile(ctx, a.defs.Snapshot())
+	if err == nil {
+		a.catalog.Store(c)
+	}
+	return err
+}
+
+func (a *App) journalPaths() []string {
+	paths := []string{filepath.Join(a.cfg.Data, "erasures.journal")}
+	if a.cfg.ErasuresJournal != "" {
+		paths = append(paths, a.cfg.ErasuresJournal)
+	}
+	return paths
+}

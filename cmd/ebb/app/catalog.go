@@ -1,0 +1,203 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/defs"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
+)
+
+// catalog is what the definitions mean, as of one snapshot. It is immutable and
+// replaced whole, so a request, a step or a build sees one state of it.
+type catalog struct {
+	snap         *defs.Snapshot
+	sites        map[taxonomy.SiteID]taxonomy.Site
+	origins      map[string]bool
+	sources      map[taxonomy.SourceID]taxonomy.Source
+	inUse        []taxonomy.SourceID // not withdrawn, its agreement not ended
+	destinations map[taxonomy.DestinationID]delivery.Destination
+	audiences    *audience.Catalog
+	classifier   *rules.Classifier
+}
+
+// Site is tagserver.Sites.
+func (c *catalog) Site(id taxonomy.SiteID) (taxonomy.Site, bool) { s, ok := c.sites[id]; return s, ok }
+
+// HasOrigin is tagserver.Sites.
+func (c *catalog) HasOrigin(o string) bool { return c.origins[o] }
+
+// Source is tagserver.Sources.
+func (c *catalog) Source(id taxonomy.SourceID) (taxonomy.Source, bool) {
+	s, ok := c.sources[id]
+	return s, ok
+}
+
+// Destination is tagserver.Destinations.
+func (c *catalog) Destination(id taxonomy.DestinationID) (tagserver.Destination, bool) {
+	d, ok := c.destinations[id]
+	return tagserver.Destination{ID: d.ID, Sync: d.SyncURL, Epoch: d.PseudonymEpoch}, ok
+}
+
+// live hands the catalog of the moment to whoever asks in the middle of a
+// request: the interfaces of tagserver are answered by what is in force now.
+type live struct{ a *App }
+
+func (l live) Site(id taxonomy.SiteID) (taxonomy.Site, bool) { return l.a.catalog.Load().Site(id) }
+func (l live) HasOrigin(o string) bool                       { return l.a.catalog.Load().HasOrigin(o) }
+func (l live) Source(id taxonomy.SourceID) (taxonomy.Source, bool) {
+	return l.a.catalog.Load().Source(id)
+}
+func (l live) Destination(id taxonomy.DestinationID) (tagserver.Destination, bool) {
+	return l.a.catalog.Load().Destination(id)
+}
+func (l live) Erased(k taxonomy.VisitorKey) bool { return l.a.fold.Erased(k, l.a.env.millis()) }
+
+// ruleVersion is the number of the taxonomy and classifier rules in force. It
+// rises when their text changes and is kept, since it stands in records and
+// checkpoints.
+type ruleVersion struct {
+	Version uint32 `json:"version"`
+	SHA256  string `json:"sha256"`
+}
+
+const ruleVersionID = "rules"
+
+// refresh makes the catalog of the current definitions, if they changed.
+func (a *App) refresh(ctx context.Context) error {
+	a.refreshing.Lock()
+	defer a.refreshing.Unlock()
+	snap := a.defs.Snapshot()
+	if old := a.catalog.Load(); old != nil && old.snap == snap {
+		return nil
+	}
+	c, err := a.compile(ctx, snap)
+	if err != nil {
+		return err
+	}
+	a.catalog.Store(c)
+	return a.swapSeg(ctx)
+}
+
+func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error) {
+	c := &catalog{snap: snap, sites: map[taxonomy.SiteID]taxonomy.Site{}, origins: map[string]bool{},
+		sources: map[taxonomy.SourceID]taxonomy.Source{}, destinations: map[taxonomy.DestinationID]delivery.Destination{}}
+	sites, err := defs.Load[taxonomy.Site](snap, defs.Site)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sites {
+		c.sites[s.ID] = s
+		for _, o := range s.Origins {
+			c.origins[o] = true
+		}
+	}
+	sources, err := defs.Load[taxonomy.Source](snap, defs.Source)
+	if err != nil {
+		return nil, err
+	}
+	today := a.env.millis().Day()
+	for _, s := range sources {
+		c.sources[s.ID] = s
+		ended := s.Agreement != nil && s.Agreement.Ends != nil && today >= *s.Agreement.Ends
+		if !s.Withdrawn && !ended {
+			c.inUse = append(c.inUse, s.ID)
+		}
+	}
+	slices.Sort(c.inUse)
+	destinations, err := defs.Load[delivery.Destination](snap, defs.Destination)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range destinations {
+		c.destinations[d.ID] = d
+	}
+	var audiences []audience.Versioned
+	for _, d := range snap.List(defs.Audience) {
+		v := audience.Versioned{Version: d.Version}
+		if err := json.Unmarshal(d.Body, &v.Definition); err != nil {
+			return nil, fmt.Errorf("read audience %q: %w", d.ID, err)
+		}
+		audiences = append(audiences, v)
+	}
+	c.audiences = audience.NewCatalog(audiences)
+	c.classifier, err = a.compileRules(ctx, snap)
+	return c, err
+}
+
+// compileRules compiles the classifier under the version of its text.
+func (a *App) compileRules(ctx context.Context, snap *defs.Snapshot) (*rules.Classifier, error) {
+	h := sha256.New()
+	for _, kind := range []defs.Kind{defs.Taxonomy, defs.Rule} {
+		for _, d := range snap.List(kind) {
+			fmt.Fprintf(h, "%s %q %d\n%s\n", kind, d.ID, len(d.Body), d.Body)
+		}
+	}
+	text := hex.EncodeToString(h.Sum(nil))
+	if old := a.catalog.Load(); old != nil && a.rules.SHA256 == text {
+		return old.classifier, nil
+	}
+	var v ruleVersion
+	doc, ok := snap.Get(defs.Setting, ruleVersionID)
+	if ok {
+		if err := json.Unmarshal(doc.Body, &v); err != nil {
+			return nil, fmt.Errorf("read the version of the rules: %w", err)
+		}
+	}
+	if v.SHA256 != text {
+		v = ruleVersion{Version: v.Version + 1, SHA256: text}
+		body, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := a.defs.Put(ctx, defs.Setting, ruleVersionID, body, doc.Version); err != nil && !errors.Is(err, retention.ErrConflict) {
+			return nil, fmt.Errorf("keep the version of the rules: %w", err)
+		}
+	}
+	a.rules = v
+	forest, err := Forest(snap)
+	if err != nil {
+		return nil, err
+	}
+	list, err := defs.Load[rules.Rule](snap, defs.Rule)
+	if err != nil {
+		return nil, err
+	}
+	c, err := rules.Compile(v.Version, forest, list)
+	if err != nil {
+		return nil, fmt.Errorf("compile the rules: %w", err)
+	}
+	return c, nil
+}
+
+// Forest is the categories in force: the built-in taxonomies and the
+// operator's.
+func Forest(snap *defs.Snapshot) (*tree.Forest, error) {
+	own, err := defs.Load[tree.Taxonomy](snap, defs.Taxonomy)
+	if err != nil {
+		return nil, err
+	}
+	builtin, err := builtinTaxonomies()
+	if err != nil {
+		return nil, err
+	}
+	all := append(slices.Clone(builtin), own...)
+	slices.SortFunc(all, func(x, y tree.Taxonomy) int { return cmp.Compare(x.ID, y.ID) })
+	f, err := tree.New(all...)
+	if err != nil {
+		return nil, fmt.Errorf("grow the taxonomies: %w", err)
+	}
+	return f, nil
+}

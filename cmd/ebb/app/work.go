@@ -1,0 +1,259 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/segments/query"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// Fold folds all that is in the log.
+func (a *App) Fold(ctx context.Context) error {
+	for {
+		n, err := a.fold.Poll(ctx)
+		if err != nil || n == 0 {
+			return err
+		}
+		if a.fold.Due() {
+			if _, err := a.fold.Checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Build folds what is in the log, commits a checkpoint, builds a generation on
+// it and publishes it.
+func (a *App) Build(ctx context.Context) (*audience.Built, error) {
+	a.building.Lock()
+	defer a.building.Unlock()
+	if err := a.Fold(ctx); err != nil {
+		return nil, err
+	}
+	v := a.fold.View()
+	if a.fold.Changed() || v.Clock() != a.fold.Clock() {
+		var err error
+		if v, err = a.fold.Checkpoint(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a.build(ctx, v)
+}
+
+func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) {
+	c := a.catalog.Load()
+	built, err := a.builder.Run(ctx, audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.lease.Term})
+	if built == nil {
+		return nil, err
+	}
+	if err != nil {
+		a.log.Error("sweep generations", "error", err)
+	}
+	for id, fault := range built.Faults {
+		a.log.Warn("audience could not be built and is empty", "audience", id, "error", fault)
+	}
+	a.current.Store(built.Generation)
+	a.fold.Built(v)
+	return built, a.swapSeg(ctx)
+}
+
+// swapSeg puts the current generation and definitions behind /v1/seg.
+func (a *App) swapSeg(ctx context.Context) error {
+	g := a.current.Load()
+	if g == nil || a.fold == nil {
+		return nil
+	}
+	c, v := a.catalog.Load(), a.fold.View()
+	pages, err := audience.NewPages(ctx, g, c.audiences, a.generations.Members)
+	if errors.Is(err, retention.ErrCorrupt) || errors.Is(err, retention.ErrNotFound) {
+		a.log.Error("the members of the current generation cannot be read; pages keep the last ones until the next build", "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r, err := query.NewIndexResolver(v, v.Clock().Day(), c.inUse, c.audiences.Audience)
+	if err != nil {
+		return err
+	}
+	st := &audience.PageState{Pages: pages, Ordinals: v, Catalog: c.audiences, Resolver: r}
+	st.Prepare()
+	a.seg.Swap(st)
+	return nil
+}
+
+// overlay is what the fold knows beyond the generation.
+type overlay struct{ f *fold.Fold }
+
+func (o overlay) Touched(k taxonomy.VisitorKey) ([]taxonomy.Column, query.Facts, bool) {
+	cols, facts, ok := o.f.Touched(k)
+	if !ok {
+		return nil, nil, false
+	}
+	return cols, facts, true
+}
+
+// Deliver delivers the current generation to a destination.
+func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.Delivery, error) {
+	c := a.catalog.Load()
+	d, ok := c.destinations[id]
+	if !ok {
+		return delivery.Delivery{}, fmt.Errorf("destination %q: %w", id, retention.ErrNotFound)
+	}
+	g := a.current.Load()
+	if g == nil {
+		return delivery.Delivery{}, fmt.Errorf("deliver to %s: there is no generation yet; build one first", id)
+	}
+	return a.deliverer.Run(ctx, d, delivery.Source{
+		Generation: g, View: a.fold.View(), Members: a.generations.Members,
+		Info: func(id taxonomy.AudienceID) delivery.AudienceInfo {
+			info := delivery.AudienceInfo{ID: id, Slug: string(id)}
+			if d, ok := c.audiences.Get(id); ok {
+				info.Slug, info.Title, info.Segtax = d.PublicSlug(), d.Title, d.Segtax
+			}
+			return info
+		},
+	})
+}
+
+// DeliverAll delivers to every destination; one that fails does not stop the
+// others.
+func (a *App) DeliverAll(ctx context.Context) error {
+	var errs []error
+	for id := range a.catalog.Load().destinations {
+		done, err := a.Deliver(ctx, id)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if done.Result != delivery.ResultSame && done.Result != delivery.ResultDelivered {
+			a.log.Info("delivered", "destination", id, "generation", done.Generation, "result", done.Result, "rows", done.Rows, "removes", done.Removes)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pollEvery is how often the log is looked at; an event is in /v1/seg within a
+// second of it.
+const pollEvery = 50 * time.Millisecond
+
+// Start starts the loops: the fold, checkpoints, and what runs on schedules.
+func (a *App) Start() error {
+	build, err := ParseSchedule(a.cfg.Build.Schedule)
+	if err != nil {
+		return fmt.Errorf("build.schedule: %w", err)
+	}
+	deliver, err := ParseSchedule(a.cfg.Deliver.Schedule)
+	if err != nil {
+		return fmt.Errorf("deliver.schedule: %w", err)
+	}
+	nightly, err := ParseSchedule(a.cfg.Retention.Schedule)
+	if err != nil {
+		return fmt.Errorf("retention.schedule: %w", err)
+	}
+	midnight, err := ParseSchedule("0 0 * * *")
+	if err != nil {
+		return err
+	}
+	a.life.run("fold's loop", a.foldLoop)
+	a.life.run("definitions' loop", func(ctx context.Context) error {
+		return a.every(ctx, time.Second, "read definitions", func(ctx context.Context) error {
+			if err := a.defs.Refresh(ctx); err != nil {
+				return err
+			}
+			return a.refresh(ctx)
+		})
+	})
+	a.life.run("lease's loop", func(ctx context.Context) error {
+		return a.every(ctx, leaseLife/3, "renew the builder's lease", func(ctx context.Context) error {
+			return a.store.Leases().Renew(ctx, a.lease)
+		})
+	})
+	buildOnce := func(ctx context.Context) error { _, err := a.Build(ctx); return err }
+	a.life.run("builder", func(ctx context.Context) error { return a.onSchedule(ctx, build, "build", buildOnce) })
+	a.life.run("midnight's build", func(ctx context.Context) error { // R21
+		return a.onSchedule(ctx, midnight, "build at midnight", buildOnce)
+	})
+	a.life.run("deliverer", func(ctx context.Context) error { return a.onSchedule(ctx, deliver, "deliver", a.DeliverAll) })
+	a.life.run("nightly pass", func(ctx context.Context) error { return a.onSchedule(ctx, nightly, "nightly pass", a.Nightly) })
+	a.life.run("eraser", func(ctx context.Context) error { return a.every(ctx, 10*time.Second, "erase", a.eraseSoon) })
+	return nil
+}
+
+// foldLoop follows the log and makes checkpoints when they are due (R6).
+func (a *App) foldLoop(ctx context.Context) error {
+	last := a.env.Now()
+	for {
+		n, err := a.fold.Poll(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+		now := a.env.Now()
+		if a.fold.Due() || a.fold.Changed() && now.Sub(last) >= a.cfg.Checkpoint.Interval {
+			if _, err := a.fold.Checkpoint(ctx); err != nil && ctx.Err() == nil {
+				// What is not in a checkpoint is in the log: nothing is lost, and
+				// it is tried again.
+				a.log.Error("checkpoint", "error", err)
+			}
+			last = now
+		}
+		if n > 0 {
+			continue
+		}
+		if !a.wait(ctx, pollEvery) {
+			return ctx.Err()
+		}
+	}
+}
+
+// wait waits, and reports whether the context still runs.
+func (a *App) wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-a.env.After(d):
+		return true
+	}
+}
+
+// every does something at a distance. An error is logged, and it is tried again.
+func (a *App) every(ctx context.Context, d time.Duration, what string, fn func(context.Context) error) error {
+	for a.wait(ctx, d) {
+		a.attempt(ctx, what, fn)
+	}
+	return ctx.Err()
+}
+
+// onSchedule does something when it is due. It never runs twice at once, and
+// what was missed while it ran is not made up for.
+func (a *App) onSchedule(ctx context.Context, s Schedule, what string, fn func(context.Context) error) error {
+	for {
+		now := a.env.Now()
+		if !a.wait(ctx, s.Next(now).Sub(now)) {
+			return ctx.Err()
+		}
+		a.attempt(ctx, what, fn)
+	}
+}
+
+func (a *App) attempt(ctx context.Context, what string, fn func(context.Context) error) {
+	defer func() {
+		if r := recover(); r != nil {
+			// The value may hold data of visitors; its type says enough to begin with.
+			a.log.Error(what+" panicked and goes on", "type", fmt.Sprintf("%T", r))
+		}
+	}()
+	if err := fn(ctx); err != nil && ctx.Err() == nil {
+		a.log.Error(what, "error", err)
+	}
+}
