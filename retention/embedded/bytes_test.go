@@ -42,7 +42,7 @@ func TestTheNightlyPassRemovesTheBytes(t *testing.T) { // P5, P6, R25
 				s := open(t, o)
 				defer s.Close()
 				today := clock.Now().Day()
-				gone, stays, old := random(1000), random(1001), random(1002)
+				gone, stays, old := random(100_000), random(100_001), random(100_002)
 				seq := 0
 				put := func(v taxonomy.VisitorKey, daysAgo int) {
 					seq++

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/batchrepr"
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -28,8 +29,9 @@ var errNextFile = errors.New("next file")
 // walkTables calls fn with every entry of every table in dir that is at or above
 // from, table by table in key order: also of tables that nothing refers to any
 // more. It reads the files themselves and so sees what the database would not
-// show. Files that are removed meanwhile are skipped.
-func walkTables(ctx context.Context, f vfs.FS, dir string, from []byte, fn func(path string, e entry) error) error {
+// show. Files that are removed meanwhile are skipped. A file that is no whole
+// table is given to odd: it may be one that is being written.
+func walkTables(ctx context.Context, f vfs.FS, dir string, from []byte, fn func(path string, e entry) error, odd func(path string, err error) error) error {
 	names, err := f.List(dir)
 	if err != nil {
 		return err
@@ -43,7 +45,13 @@ func walkTables(ctx context.Context, f vfs.FS, dir string, from []byte, fn func(
 		}
 		path := f.PathJoin(dir, name)
 		err := walkTable(ctx, f, path, o.MakeReaderOptions(), from, func(e entry) error { return fn(path, e) })
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNextFile) {
+		switch {
+		case err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNextFile):
+		case pebble.IsCorruptionError(err):
+			if err := odd(path, err); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		default:
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 	}
@@ -160,8 +168,9 @@ func walkLog(ctx context.Context, r wal.Reader, fn func(entry) error) (err error
 
 // Dump writes to w all that lies in a data directory, nothing compressed: each
 // key and value of each table and log file of Pebble, dead or alive, the content
-// of each blob, and every other file as it is. It is what a search for
-// something that must not be there searches. The store may be open or closed.
+// of each blob, and every other file as it is (also what should be a table and is
+// not a whole one). It is what a search for something that must not be there
+// searches. The store may be open or closed.
 func Dump(ctx context.Context, f vfs.FS, dir string, w io.Writer) error {
 	d := &dump{f: f, w: w}
 	db := f.PathJoin(dir, "db")
@@ -172,7 +181,8 @@ func Dump(ctx context.Context, f vfs.FS, dir string, w io.Writer) error {
 			d.bytes(e.value)
 			return d.err
 		}
-		if err := walkTables(ctx, f, db, nil, show); err != nil {
+		raw := func(path string, _ error) error { return d.file(path, false) }
+		if err := walkTables(ctx, f, db, nil, show, raw); err != nil {
 			return fmt.Errorf("dump %s: %w", dir, err)
 		}
 		if err := walkLogs(ctx, f, db, show); err != nil {

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/forget"
@@ -67,7 +68,7 @@ func (s *Store) OldestEvent(ctx context.Context) (oldest taxonomy.Day, found boo
 	err = walkTables(ctx, s.fs, s.dbDir(), []byte{tableEvents}, func(_ string, e entry) error {
 		see(e.key)
 		return errNextFile // they are in order of days
-	})
+	}, s.oddTable())
 	if err == nil {
 		err = walkLogs(ctx, s.fs, s.dbDir(), func(_ string, e entry) error { see(e.key); return nil })
 	}
@@ -75,6 +76,26 @@ func (s *Store) OldestEvent(ctx context.Context) (oldest taxonomy.Day, found boo
 		return 0, false, fmt.Errorf("oldest event: %w", s.wrap(err))
 	}
 	return oldest, found, nil
+}
+
+// oddTable returns what to do about a file that is no whole table: it is an error
+// if the database refers to it; else it is being written, from files that are
+// there still, and nothing is older in it.
+func (s *Store) oddTable() func(path string, err error) error {
+	levels, lerr := s.db.SSTables()
+	return func(path string, err error) error {
+		if lerr != nil {
+			return lerr
+		}
+		for _, tables := range levels {
+			for _, t := range tables {
+				if strings.HasSuffix(path, fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum))) {
+					return fmt.Errorf("%w: %s: %s", retention.ErrCorrupt, path, redacted("%s", err))
+				}
+			}
+		}
+		return nil
+	}
 }
 
 // OldestItem returns the day of the keyed item that is the longest over, or the
@@ -103,7 +124,7 @@ func (s *Store) OldestItem(ctx context.Context) (oldest taxonomy.Day, found bool
 		}
 		return nil
 	}
-	err = walkTables(ctx, s.fs, s.dbDir(), []byte{tablePlain}, see)
+	err = walkTables(ctx, s.fs, s.dbDir(), []byte{tablePlain}, see, s.oddTable())
 	if err == nil {
 		err = walkLogs(ctx, s.fs, s.dbDir(), see)
 	}

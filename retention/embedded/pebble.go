@@ -27,6 +27,8 @@ func pebbleOptions(f vfs.FS, compress bool) *pebble.Options {
 		// What is deleted in the night is deleted at once, not paced.
 		TargetByteDeletionRate: 0,
 	}
+	// An excised table is a view of its file, in which what was cut out stays.
+	o.Experimental.EnableDeleteOnlyCompactionExcises = func() bool { return false }
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
