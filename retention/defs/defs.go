@@ -1,9 +1,9 @@
-// Package defs keeps what ad ops define (sites, sources, taxonomies, rules,
-// audiences, destinations): small JSON documents with versions and history.
+// Package defs keeps what ad ops define: sites, sources, taxonomies, rules,
+// audiences and so on, each a JSON document with a version, its former versions
+// beside it. Whoever reads them often reads a snapshot in memory.
 package defs
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -17,233 +17,263 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// Kind is what a document defines.
+// Kind is what sort of thing a document defines. The names stand on disk.
 type Kind string
 
-// The kinds. The words stand in keys.
+// The kinds.
 const (
 	Site        Kind = "site"
 	Source      Kind = "source"
 	Taxonomy    Kind = "taxonomy"
+	Categories  Kind = "categories" // the category set of a taxonomy
 	Rule        Kind = "rule"
 	Audience    Kind = "audience"
 	Lookalike   Kind = "lookalike"
 	Destination Kind = "destination"
 	Import      Kind = "import"
-	Setting     Kind = "setting" // of the installation itself
+	APIKey      Kind = "apikey"
+	Setting     Kind = "setting"
 )
 
-// Doc is one document in one version.
-type Doc struct {
-	Kind    Kind            `json:"kind"`
-	ID      string          `json:"id"`
-	Version uint64          `json:"version"` // 1, 2, 3, …; an ETag
-	Changed taxonomy.Millis `json:"changed"`
-	Body    json.RawMessage `json:"body"`
-}
+// Kinds lists all kinds.
+var Kinds = []Kind{Site, Source, Taxonomy, Categories, Rule, Audience, Lookalike, Destination, Import, APIKey, Setting}
 
 var (
-	current = retention.KeyedSpace{Name: "defs", Swapped: true}
-	history = retention.KeyedSpace{Name: "defs_history"}
+	// space holds the documents: partition kind, item ID.
+	space = retention.KeyedSpace{Name: "defs", Swapped: true}
+	// history holds the former versions: partition kind/ID, item version as
+	// uint64, big-endian. Each is written once, so the space is plain.
+	history = retention.KeyedSpace{Name: "defs-history"}
 )
 
-// value is what is kept under a key; its format has a number of its own.
-type value struct {
-	Format  int             `json:"format"` // 1
-	Changed taxonomy.Millis `json:"changed"`
-	Body    json.RawMessage `json:"body"`
+// Doc is a document.
+type Doc struct {
+	Kind Kind
+	ID   string // a slug, unique within the kind
+	// Version is 1 when the document is made and one more at each change; it is
+	// the ETag. Versions of a deleted document go on if it is made again.
+	Version uint64
+	Changed taxonomy.Millis // when this version was written
+	Body    json.RawMessage // shared: not to be changed
 }
 
-// Store reads and writes documents, and has all of them in memory as an
-// immutable Snapshot. It is safe for concurrent use; several processes may
-// share a Keyed, and see each other's changes at Refresh.
+// Store keeps documents in Keyed. It is safe for concurrent use.
 type Store struct {
 	keyed retention.Keyed
 	now   func() taxonomy.Millis
 
-	mu   sync.Mutex // held by whoever makes the next snapshot
+	mu   sync.Mutex // held while documents and snapshot are written
 	snap atomic.Pointer[Snapshot]
 }
 
-// Open reads all documents.
+// Open reads all documents into the first snapshot.
 func Open(ctx context.Context, keyed retention.Keyed, now func() taxonomy.Millis) (*Store, error) {
 	s := &Store{keyed: keyed, now: now}
-	s.snap.Store(&Snapshot{})
-	return s, s.Refresh(ctx)
+	s.snap.Store(&Snapshot{docs: map[key]Doc{}})
+	if _, err := s.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("open definitions: %w", err)
+	}
+	return s, nil
 }
 
-// Snapshot returns all documents as of the last change known here.
-func (s *Store) Snapshot() *Snapshot { return s.snap.Load() }
+type key struct {
+	kind Kind
+	id   string
+}
 
-// Refresh reads all documents anew and replaces the snapshot if any differs.
-func (s *Store) Refresh(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var docs []Doc
-	err := s.keyed.Scan(ctx, current, nil, func(it retention.Item) error {
-		d, err := decode(it)
-		if err == nil {
-			docs = append(docs, d)
-		}
-		return err
-	})
+func (k key) keyed() retention.Key { return retention.Key{Partition: string(k.kind), Item: k.id} }
+
+func check(kind Kind, id string) error {
+	if !slices.Contains(Kinds, kind) {
+		return fmt.Errorf("kind %q is not one of %s", kind, Kinds)
+	}
+	return taxonomy.CheckSlug(string(kind)+" id", id)
+}
+
+// The value under a key: version of the form, 1; changed, int64, big-endian;
+// the body.
+const (
+	docVersion = 1
+	docHeader  = 9
+)
+
+func encode(changed taxonomy.Millis, body []byte) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{docVersion}, uint64(changed))
+	return append(b, body...)
+}
+
+func decode(kind Kind, id string, it retention.Item) (Doc, error) {
+	if len(it.Value) < docHeader || it.Value[0] != docVersion || !json.Valid(it.Value[docHeader:]) {
+		return Doc{}, fmt.Errorf("%s %s of version %d is no document of this format: %w", kind, id, it.Version, retention.ErrCorrupt)
+	}
+	return Doc{
+		Kind: kind, ID: id, Version: it.Version,
+		Changed: taxonomy.Millis(binary.BigEndian.Uint64(it.Value[1:])),
+		Body:    it.Value[docHeader:],
+	}, nil
+}
+
+// Get returns the document as it is kept now, or retention.ErrNotFound. Who can
+// do with what this node last saw asks the snapshot.
+func (s *Store) Get(ctx context.Context, kind Kind, id string) (Doc, error) {
+	if err := check(kind, id); err != nil {
+		return Doc{}, fmt.Errorf("get definition: %w", err)
+	}
+	it, err := s.keyed.Get(ctx, space, key{kind, id}.keyed())
 	if err != nil {
-		return fmt.Errorf("read definitions: %w", err)
+		return Doc{}, fmt.Errorf("get %s %s: %w", kind, id, err)
 	}
-	slices.SortFunc(docs, compare)
-	old := s.snap.Load()
-	same := slices.EqualFunc(old.docs, docs, func(a, b Doc) bool {
-		return a.Kind == b.Kind && a.ID == b.ID && a.Version == b.Version
-	})
-	if !same {
-		s.snap.Store(&Snapshot{Number: old.Number + 1, docs: docs})
-	}
-	return nil
+	return decode(kind, id, it)
 }
 
-func decode(it retention.Item) (Doc, error) {
-	var v value
-	if err := json.Unmarshal(it.Value, &v); err != nil || v.Format != 1 {
-		return Doc{}, fmt.Errorf("%w: definition %s/%s is not of this format", retention.ErrCorrupt, it.Key.Partition, it.Key.Item)
+// Put writes a document if the version kept is expect (0: there is none), and
+// returns its new version; else retention.ErrConflict. The body must be JSON.
+// Repeating a Put whose outcome is unknown is fine: if the first did happen, the
+// second returns its version.
+func (s *Store) Put(ctx context.Context, kind Kind, id string, body []byte, expect uint64) (uint64, error) {
+	if err := check(kind, id); err != nil {
+		return 0, fmt.Errorf("put definition: %w", err)
 	}
-	return Doc{Kind: Kind(it.Key.Partition), ID: it.Key.Item, Version: it.Version, Changed: v.Changed, Body: v.Body}, nil
-}
-
-func compare(a, b Doc) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
-}
-
-// Put stores a document if its version is still expect (0: there is none yet)
-// and returns it with its new version; else retention.ErrConflict. The body must
-// be JSON; what it says is the caller's to check.
-func (s *Store) Put(ctx context.Context, kind Kind, id string, body []byte, expect uint64) (Doc, error) {
 	if !json.Valid(body) {
-		return Doc{}, fmt.Errorf("define %s %q: its body is no JSON", kind, id)
+		return 0, fmt.Errorf("put %s %s: the body is not JSON", kind, id)
 	}
-	d := Doc{Kind: kind, ID: id, Changed: s.now(), Body: slices.Clone(body)}
-	v, err := json.Marshal(value{Format: 1, Changed: d.Changed, Body: d.Body})
-	if err != nil {
-		return Doc{}, fmt.Errorf("define %s %q: %w", kind, id, err)
-	}
-	d.Version, err = s.swap(ctx, kind, id, v, expect)
-	if err != nil {
-		return Doc{}, fmt.Errorf("define %s %q: %w", kind, id, err)
-	}
-	// The history follows: it may lack the newest version after a crash, which
-	// then is the current one.
-	at := retention.Item{Key: historyKey(kind, id, d.Version), Value: v}
-	if err := s.keyed.Put(ctx, history, []retention.Item{at}); err != nil {
-		return d, fmt.Errorf("keep the history of %s %q: %w", kind, id, err)
-	}
-	return d, nil
-}
-
-// Delete removes a document if its version is still expect; else
-// retention.ErrConflict. Its history stays.
-func (s *Store) Delete(ctx context.Context, kind Kind, id string, expect uint64) error {
-	if _, err := s.swap(ctx, kind, id, nil, expect); err != nil {
-		return fmt.Errorf("delete %s %q: %w", kind, id, err)
-	}
-	return nil
-}
-
-// swap changes the stored document and then the snapshot.
-func (s *Store) swap(ctx context.Context, kind Kind, id string, v []byte, expect uint64) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := retention.Key{Partition: string(kind), Item: id}
-	version, err := s.keyed.Swap(ctx, current, retention.Item{Key: key, Value: v, Version: expect})
-	if errors.Is(err, retention.ErrUnknown) {
-		// Repeating it would conflict with itself; what stands there tells.
-		it, gerr := s.keyed.Get(ctx, current, key)
-		if gerr == nil && v != nil && it.Version > expect && slices.Equal(it.Value, v) {
-			version, err = it.Version, nil
-		} else if errors.Is(gerr, retention.ErrNotFound) && v == nil {
-			err = nil
+	doc := Doc{Kind: kind, ID: id, Changed: s.now(), Body: slices.Clone(body)}
+	version, err := s.swap(ctx, key{kind, id}, encode(doc.Changed, body), expect)
+	if errors.Is(err, retention.ErrConflict) {
+		if kept, gerr := s.Get(ctx, kind, id); gerr == nil && kept.Version == expect+1 && string(kept.Body) == string(body) {
+			s.publish(key{kind, id}, &kept)
+			return kept.Version, nil
 		}
 	}
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("put %s %s: %w", kind, id, err)
 	}
-	old := s.snap.Load()
-	next := &Snapshot{Number: old.Number + 1, docs: slices.Clone(old.docs)}
-	i, found := slices.BinarySearchFunc(next.docs, Doc{Kind: kind, ID: id}, compare)
-	if found {
-		next.docs = slices.Delete(next.docs, i, i+1)
-	}
-	if v != nil {
-		d, err := decode(retention.Item{Key: key, Value: v, Version: version})
-		if err != nil {
-			return 0, err
-		}
-		next.docs = slices.Insert(next.docs, i, d)
-	}
-	s.snap.Store(next)
+	doc.Version = version
+	s.publish(key{kind, id}, &doc)
 	return version, nil
 }
 
-func historyKey(kind Kind, id string, version uint64) retention.Key {
-	return retention.Key{Partition: string(kind) + "/" + id, Item: string(binary.BigEndian.AppendUint64(nil, version))}
+// Delete removes a document if the version kept is expect, else
+// retention.ErrConflict; of one that is not there, retention.ErrNotFound. Its
+// versions stay in the history.
+func (s *Store) Delete(ctx context.Context, kind Kind, id string, expect uint64) error {
+	if err := check(kind, id); err != nil {
+		return fmt.Errorf("delete definition: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.Get(ctx, kind, id); err != nil {
+		if errors.Is(err, retention.ErrNotFound) {
+			s.publish(key{kind, id}, nil)
+		}
+		return fmt.Errorf("delete: %w", err)
+	}
+	if _, err := s.swap(ctx, key{kind, id}, nil, expect); err != nil {
+		return fmt.Errorf("delete %s %s: %w", kind, id, err)
+	}
+	s.publish(key{kind, id}, nil)
+	return nil
 }
 
-// History returns the versions of a document, the oldest first, also of one that
-// was deleted.
+// swap first keeps the version that is about to go, then writes the new one. A
+// crash between the two leaves a former version that is the present one too,
+// which History does not show twice.
+func (s *Store) swap(ctx context.Context, k key, value []byte, expect uint64) (uint64, error) {
+	old, err := s.keyed.Get(ctx, space, k.keyed())
+	if err != nil && !errors.Is(err, retention.ErrNotFound) {
+		return 0, err
+	}
+	if old.Version != expect {
+		return 0, fmt.Errorf("version %d is kept, not %d: %w", old.Version, expect, retention.ErrConflict)
+	}
+	if old.Version > 0 {
+		if err := s.keyed.Put(ctx, history, []retention.Item{{Key: historyKey(k, old.Version), Value: old.Value}}); err != nil {
+			return 0, fmt.Errorf("keep version %d: %w", old.Version, err)
+		}
+	}
+	return s.keyed.Swap(ctx, space, retention.Item{Key: k.keyed(), Value: value, Version: expect})
+}
+
+func historyKey(k key, version uint64) retention.Key {
+	return retention.Key{Partition: string(k.kind) + "/" + k.id, Item: string(binary.BigEndian.AppendUint64(nil, version))}
+}
+
+// History returns the former versions of a document, the oldest first, and the
+// present one last if there is one. Putting a former body again is going back.
 func (s *Store) History(ctx context.Context, kind Kind, id string) ([]Doc, error) {
+	if err := check(kind, id); err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
 	var docs []Doc
-	partition := historyKey(kind, id, 0).Partition
+	partition := historyKey(key{kind, id}, 0).Partition
 	err := s.keyed.Scan(ctx, history, &partition, func(it retention.Item) error {
 		if len(it.Key.Item) != 8 {
-			return fmt.Errorf("%w: key in the history of %s %q", retention.ErrCorrupt, kind, id)
+			return fmt.Errorf("a former version without a number: %w", retention.ErrCorrupt)
 		}
-		d, err := decode(it)
-		d.Kind, d.ID, d.Version = kind, id, binary.BigEndian.Uint64([]byte(it.Key.Item))
+		it.Version = binary.BigEndian.Uint64([]byte(it.Key.Item))
+		d, err := decode(kind, id, it)
 		docs = append(docs, d)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the history of %s %q: %w", kind, id, err)
+		return nil, fmt.Errorf("history of %s %s: %w", kind, id, err)
 	}
-	if d, ok := s.Snapshot().Get(kind, id); ok && (len(docs) == 0 || docs[len(docs)-1].Version < d.Version) {
-		docs = append(docs, d)
+	switch now, err := s.Get(ctx, kind, id); {
+	case errors.Is(err, retention.ErrNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("history: %w", err)
+	default:
+		docs = slices.DeleteFunc(docs, func(d Doc) bool { return d.Version >= now.Version })
+		docs = append(docs, now)
 	}
 	return docs, nil
 }
 
-// Snapshot is all documents as of one change. It is immutable.
-type Snapshot struct {
-	// Number rises with every change that this process sees.
-	Number uint64
-	docs   []Doc // by kind, then ID
-}
-
-// Get returns a document. Its body must not be changed.
-func (s *Snapshot) Get(kind Kind, id string) (Doc, bool) {
-	i, ok := slices.BinarySearchFunc(s.docs, Doc{Kind: kind, ID: id}, compare)
-	if !ok {
-		return Doc{}, false
-	}
-	return s.docs[i], true
-}
-
-// List returns the documents of a kind, by ID. They must not be changed.
-func (s *Snapshot) List(kind Kind) []Doc {
-	from, _ := slices.BinarySearchFunc(s.docs, Doc{Kind: kind}, compare)
-	to := from
-	for to < len(s.docs) && s.docs[to].Kind == kind {
-		to++
-	}
-	return s.docs[from:to:to]
-}
-
-// Load decodes every document of a kind. A body that is not a T is an error
-// that names it.
-func Load[T any](s *Snapshot, kind Kind) ([]T, error) {
-	docs := s.List(kind)
-	list := make([]T, len(docs))
-	for i := range docs {
-		if err := json.Unmarshal(docs[i].Body, &list[i]); err != nil {
-			return nil, fmt.Errorf("read %s %q: %w", kind, docs[i].ID, err)
+// Refresh reads all documents again, since other nodes write too, and reports
+// whether the snapshot changed. They are few and small: reading them all is
+// simpler than telling others what changed, and cannot miss anything.
+func (s *Store) Refresh(ctx context.Context) (changed bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	docs := map[key]Doc{}
+	for _, kind := range Kinds {
+		partition := string(kind)
+		err := s.keyed.Scan(ctx, space, &partition, func(it retention.Item) error {
+			d, err := decode(kind, it.Key.Item, it)
+			docs[key{kind, it.Key.Item}] = d
+			return err
+		})
+		if err != nil {
+			return false, fmt.Errorf("read definitions: %w", err)
 		}
 	}
-	return list, nil
+	old := s.snap.Load()
+	same := len(old.docs) == len(docs)
+	for k, d := range docs {
+		same = same && old.docs[k].Version == d.Version
+	}
+	if !same {
+		s.snap.Store(&Snapshot{version: old.version + 1, docs: docs})
+	}
+	return !same, nil
+}
+
+// publish puts one change into the snapshot. The caller holds mu.
+func (s *Store) publish(k key, doc *Doc) {
+	old := s.snap.Load()
+	if d, ok := old.docs[k]; doc == nil && !ok || doc != nil && ok && d.Version == doc.Version {
+		return
+	}
+	docs := make(map[key]Doc, len(old.docs)+1)
+	for k, d := range old.docs {
+		docs[k] = d
+	}
+	if doc == nil {
+		delete(docs, k)
+	} else {
+		docs[k] = *doc
+	}
+	s.snap.Store(&Snapshot{version: old.version + 1, docs: docs})
 }
