@@ -155,3 +155,42 @@ func TestMemoryIsNotSharedBetweenRequests(t *testing.T) {
 }
 
 var _ retention.Log = (*appendLog)(nil)
+
+// P9: what is worked on at once is bounded, and the pixel answers all the same.
+func TestOneRequestTooManyIsAnsweredAtOnce(t *testing.T) {
+	inside, leave := make(chan struct{}), make(chan struct{})
+	e := newEdge(t, func(o *Options) {
+		o.Limits.InFlight = 2
+		o.Timeout = func(ctx context.Context, _ time.Duration) (context.Context, context.CancelFunc) {
+			inside <- struct{}{}
+			<-leave
+			return ctx, func() {}
+		}
+	})
+	var wg sync.WaitGroup
+	for range 2 {
+		e.sent["shop"]++
+		r := httptest.NewRequest("POST", "/v1/e", strings.NewReader(yesBody))
+		r.Header.Set("Content-Type", "text/plain")
+		wg.Go(func() {
+			w := newRecorder()
+			e.Handler(Public).ServeHTTP(w, r)
+			if w.Code != 200 {
+				t.Errorf("one of two: %d", w.Code)
+			}
+		})
+		<-inside
+	}
+	if w := e.browser().do("POST", "/v1/e", yesBody); w.Code != 503 || problem(t, w).Code != "full" || w.Header().Get("Retry-After") != "1" {
+		t.Errorf("the third: %d %s", w.Code, w.Body)
+	}
+	if w := e.browser().do("GET", "/v1/n/shop?consent=1", ""); w.Code != 200 || w.Body.Len() != 43 || w.Header().Get("X-Ebb-Reason") != "full" {
+		t.Errorf("the third, a pixel: %d %v", w.Code, w.Header())
+	}
+	close(leave)
+	wg.Wait()
+	go func() { <-inside }()
+	if w := e.browser().yes(); w.Code != 200 {
+		t.Errorf("after them: %d", w.Code)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/labstack/echo/v4"
 )
@@ -52,7 +53,7 @@ func (s *Server) table() []Route {
 	return []Route{
 		{http.MethodPost, "/v1/e", Public, AuthSite, s.handleCollect},
 		{http.MethodOptions, "/v1/e", Public, AuthOpen, s.handlePreflight},
-		{http.MethodGet, "/v1/n/:site", Public, AuthSite, s.handlePixel},
+		{http.MethodGet, pathPixel, Public, AuthSite, s.handlePixel},
 		{http.MethodGet, "/v1/seg", Public, AuthSite, s.handleSeg},
 		{http.MethodOptions, "/v1/seg", Public, AuthOpen, s.handlePreflight},
 		{http.MethodGet, "/v1/sync/:destination", Public, AuthSite, s.handleSync},
@@ -78,7 +79,7 @@ func (s *Server) mount() error {
 		e.HTTPErrorHandler = s.handleError
 		// echo's default believes X-Forwarded-For of anyone.
 		e.IPExtractor = echo.ExtractIPDirect()
-		e.Use(s.around)
+		e.Use(s.around(new(atomic.Int64)))
 		s.echos[l] = e
 	}
 	seen := make(map[string]bool)
@@ -108,39 +109,67 @@ func (s *Server) mount() error {
 }
 
 // around is what surrounds every handler: the headers that all answers have,
-// panics, and measurement.
-func (s *Server) around(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) (err error) {
-		begin := s.o.Now()
-		h := c.Response().Header()
-		h["X-Content-Type-Options"] = nosniff
-		h["Referrer-Policy"] = noReferrer
-		h["Cache-Control"] = noStore
-		defer func() {
-			if r := recover(); r != nil {
-				if r == http.ErrAbortHandler {
-					panic(r)
-				}
-				s.metrics.panics.Inc()
-				// What is panicked with may hold anything; only the runtime's
-				// own words are known to hold no data.
-				what := "a value of type " + fmt.Sprintf("%T", r)
-				if re, ok := r.(runtime.Error); ok {
-					what = re.Error()
-				}
-				s.log.Error("handler panicked", "route", s.route(c), "panic", what, "stack", string(debug.Stack()))
-				err = NewProblem(http.StatusInternalServerError, codeInternal, "internal error")
-			}
-			if err != nil {
-				s.handleError(err, c)
-				err = nil
-			}
-			route := s.route(c)
-			s.metrics.requests.WithLabelValues(route, strconv.Itoa(c.Response().Status/100)+"xx").Inc()
-			s.metrics.seconds.WithLabelValues(route).Observe(float64(s.o.Now()-begin) / 1000)
-		}()
-		return next(c)
+// panics, measurement, and the bound on what is worked on at once.
+func (s *Server) around(inFlight *atomic.Int64) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error { return s.serve(inFlight, next, c) }
 	}
+}
+
+func (s *Server) serve(inFlight *atomic.Int64, next echo.HandlerFunc, c echo.Context) (err error) {
+	begin := s.o.Now()
+	h := c.Response().Header()
+	h["X-Content-Type-Options"] = nosniff
+	h["Referrer-Policy"] = noReferrer
+	h["Cache-Control"] = noStore
+	defer func() {
+		if r := recover(); r != nil {
+			if r == http.ErrAbortHandler {
+				panic(r)
+			}
+			s.metrics.panics.Inc()
+			// What is panicked with may hold anything; only the runtime's
+			// own words are known to hold no data.
+			what := "a value of type " + fmt.Sprintf("%T", r)
+			if re, ok := r.(runtime.Error); ok {
+				what = re.Error()
+			}
+			s.log.Error("handler panicked", "route", s.route(c), "panic", what, "stack", string(debug.Stack()))
+			err = NewProblem(http.StatusInternalServerError, codeInternal, "internal error")
+		}
+		switch {
+		case err == nil:
+		case c.Path() == pathPixel && c.Request().Method == http.MethodGet && !c.Response().Committed:
+			// Whatever happens, the page gets its image.
+			h.Set(headerReason, codeInternal)
+			writeGIF(c)
+		default:
+			s.handleError(err, c)
+		}
+		err = nil
+		route := s.route(c)
+		s.metrics.requests.WithLabelValues(route, strconv.Itoa(c.Response().Status/100)+"xx").Inc()
+		s.metrics.seconds.WithLabelValues(route).Observe(float64(s.o.Now()-begin) / 1000)
+	}()
+	defer inFlight.Add(-1)
+	if inFlight.Add(1) > int64(s.o.Limits.InFlight) {
+		return s.tooBusy(c)
+	}
+	return next(c)
+}
+
+// tooBusy answers a request that is one too many. It is not read, so it is not
+// received either.
+func (s *Server) tooBusy(c echo.Context) error {
+	s.metrics.refused.WithLabelValues(codeFull).Inc()
+	if c.Path() == pathPixel {
+		c.Response().Header().Set(headerReason, codeFull)
+		writeGIF(c)
+		return nil
+	}
+	p := NewProblem(http.StatusServiceUnavailable, codeFull, "too many requests at once; send it again later, with the same ids")
+	p.RetryAfter = 1
+	return p
 }
 
 // route is the label of a request: a path of the table, or "none", so that
@@ -164,6 +193,7 @@ var (
 )
 
 const (
+	pathPixel    = "/v1/n/:site"
 	headerReason = "X-Ebb-Reason"
 	headerCORP   = "Cross-Origin-Resource-Policy"
 )

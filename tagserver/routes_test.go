@@ -124,7 +124,10 @@ func TestAPanicIsAnsweredAndHidesWhatItHeld(t *testing.T) {
 		if p := problem(t, w); w.Code != 500 || p.Code != "internal" || strings.Contains(w.Body.String(), "jane") {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
-		if e.metric("panics_total") != 1 || !strings.Contains(e.lines.b.String(), "handler panicked") {
+		if w := e.browser().do("GET", "/v1/n/shop?consent=1", ""); w.Code != 200 || w.Body.Len() != 43 || w.Header().Get("X-Ebb-Reason") != "internal" {
+			t.Errorf("pixel: %d %s", w.Code, w.Body)
+		}
+		if e.metric("panics_total") != 2 || !strings.Contains(e.lines.b.String(), "handler panicked") {
 			t.Errorf("not counted or not logged: %s", e.lines.b.String())
 		}
 		ring, err := keys.Generate(seeded(1), e.clock.Now().Day())

@@ -100,6 +100,10 @@ type Limits struct {
 	NewIDBurst int
 	// Classes is how many address classes are remembered. 65,536.
 	Classes int
+	// InFlight is how many requests of a listener are worked on at once. 4,096;
+	// with Body it bounds what requests hold in memory. One more is answered 503,
+	// the pixel with its image.
+	InFlight int
 }
 
 func (l *Limits) setDefaults() {
@@ -112,6 +116,7 @@ func (l *Limits) setDefaults() {
 	def(&l.NewIDs, 20)
 	def(&l.NewIDBurst, 600)
 	def(&l.Classes, 1<<16)
+	def(&l.InFlight, 4096)
 	if l.NewIDs < 0 {
 		l.NewIDs = float64(rate.Inf)
 	}
