@@ -21,7 +21,7 @@ type Options struct {
 	// so what depends on these two is best kept between calls.
 	Pseudonym func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string
 	// View returns the newest committed view: the eraser finds ordinals in it,
-	// the sweeper who may still be held. Ordinal and MatchID must answer for
+	// sweeper and planner who may still be held. Ordinal and MatchID must answer for
 	// visitors that are gone until the fold has been told to erase them, which
 	// comes after delivery in the order of holders (R25).
 	View       func() (audience.View, error)

@@ -135,6 +135,26 @@ func TestForgettingSendsARemovalWithTheNextDelta(t *testing.T) {
 	}
 }
 
+// P6: a delivery whose source is older than an erasure does not bring the
+// visitor back.
+func TestADeliveryFromAnOldViewBringsNobodyBack(t *testing.T) {
+	r := filled(t, 5)
+	dest := destination()
+	r.run(t, dest)
+	old := r.w.generation() // of before the erasure, delivered after it
+	v := r.w.visitors[2]
+	v.gone, v.nameless = true, true
+	if err := r.d.Forget(context.Background(), []taxonomy.VisitorKey{v.key}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.d.Run(context.Background(), dest, old); err != nil {
+		t.Fatal(err)
+	}
+	p := &partner{ends: map[string]taxonomy.Millis{}}
+	p.pull(t, r)
+	same(t, "from an old view", p.holds(r.w.now), r.w.want(&dest))
+}
+
 // R26: who lost `allow` is out of every file by the next night, also when
 // nothing is delivered; and the daily full is early rather than late.
 func TestFilesThatHoldWhoSaidNoAreGoneWithinADay(t *testing.T) {
@@ -211,6 +231,29 @@ func TestDeliveringAGenerationAgainDoesNothing(t *testing.T) {
 	m := r.manifest(t)
 	if len(m.Files) != 2 || m.Files[1].Base != 1 || m.Files[1].Generation != 3 || m.Generation != 3 {
 		t.Fatalf("files are %v", m.Files)
+	}
+}
+
+// The head must stay small however often generations are built.
+func TestALongChainOfDeltasEndsInAFull(t *testing.T) {
+	r := filled(t, 2)
+	fulls := 0
+	for i := range 310 {
+		r.w.visitors[0].member["cars"] = i%2 == 0
+		r.w.now += taxonomy.Second
+		if done := r.run(t, destination()); done.Result == delivery.ResultFull {
+			fulls++
+		}
+		if n := len(r.manifest(t).Files); n > 300 {
+			t.Fatalf("there are %d files", n)
+		}
+	}
+	it, err := r.store.Keyed().Get(context.Background(), delivery.Space, retention.Key{Partition: string(dsp), Item: "head"})
+	if err != nil || fulls != 2 {
+		t.Fatalf("%d fulls, %v", fulls, err)
+	}
+	if runs, err := r.d.Deliveries(context.Background(), dsp); err != nil || len(runs) != 50 || len(it.Value) > 64<<10 {
+		t.Fatalf("%d runs, a head of %d bytes, %v", len(runs), len(it.Value), err)
 	}
 }
 

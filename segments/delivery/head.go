@@ -26,6 +26,10 @@ const (
 	fileLife = 14 * taxonomy.OneDay
 	// keptRuns is how many deliveries of a destination the head remembers.
 	keptRuns = 50
+	// maxChain is how many files may stand in a manifest before a full replaces
+	// them: a partner that is new has to fetch them all, and the head, which
+	// names them, must stay below 1 MiB.
+	maxChain = 300
 )
 
 // head is the state of a destination: what its partner sees, and the name of

@@ -55,7 +55,7 @@ type Delivery struct {
 // a crash at any point it comes to the same end.
 //
 // A full is made at first; when the one that stands would be older than
-// FullEvery before the next run; when a file was withdrawn; when the epoch of
+// FullEvery before the next run; when a file was withdrawn; after 300 files; when the epoch of
 // the installation or of the pseudonyms has changed, and when the kind of IDs,
 // the format or the number of shards has.
 func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done Delivery, err error) {
@@ -102,7 +102,11 @@ func (d *Deliverer) run(ctx context.Context, dest *Destination, src *Source) (De
 	if run.Why == "" && !format.Facts().Removes {
 		run.Why = "the format cannot say that someone leaves"
 	}
-	t, err := gather(ctx, dest, src, today)
+	newest, err := d.o.View()
+	if err != nil {
+		return run, fmt.Errorf("read the newest view: %w", err)
+	}
+	t, err := gather(ctx, dest, src, newest, today)
 	if err != nil {
 		return run, err
 	}
@@ -138,7 +142,11 @@ func (d *Deliverer) run(ctx context.Context, dest *Destination, src *Source) (De
 	if err := d.putLedger(ctx, dest.ID, &nh, next); err != nil {
 		return run, err
 	}
-	nh.Runs = append(slices.Clone(nh.Runs), run)
+	nh.Runs = slices.Clone(nh.Runs)
+	if n := len(nh.Runs); n > 0 && run.Result == ResultSame && nh.Runs[n-1].Result == ResultSame {
+		nh.Runs = nh.Runs[:n-1] // of many that say nothing the last suffices
+	}
+	nh.Runs = append(nh.Runs, run)
 	nh.Runs = nh.Runs[max(0, len(nh.Runs)-keptRuns):]
 	if err := d.swapHead(ctx, dest.ID, &nh); err != nil {
 		return run, err
@@ -161,6 +169,8 @@ func fullDue(h *head, dest *Destination, src *Source, clock taxonomy.Millis) str
 		return "the number of shards changed"
 	case len(h.Files) == 0 || h.Files[0].Kind != Full:
 		return "a file was withdrawn"
+	case len(h.Files) >= maxChain:
+		return "there are too many deltas"
 	case clock+dest.Every.Millis() > h.Files[0].Created+dest.FullEvery.Millis():
 		return "the daily full"
 	}

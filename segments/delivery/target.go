@@ -44,7 +44,12 @@ type target struct {
 
 // gather asks the view for the targets: members ∧ allow ∧ matched − gone, each
 // with the day until which it may be held.
-func gather(ctx context.Context, dest *Destination, src *Source, today taxonomy.Day) (*target, error) {
+//
+// Who is gone or no longer allowed in the newest view is left out too. The
+// source may be older than an erasure that Forget has already dealt with: the
+// visitor would be sent once more, and later there would be nobody left who
+// knows its ID.
+func gather(ctx context.Context, dest *Destination, src *Source, newest audience.View, today taxonomy.Day) (*target, error) {
 	v, shards := src.View, src.View.Shards()
 	t := &target{held: map[taxonomy.AudienceID]Held{}}
 	if dest.IDs == ByMatch {
@@ -52,6 +57,9 @@ func gather(ctx context.Context, dest *Destination, src *Source, today taxonomy.
 		for s := range t.ids {
 			t.ids[s] = map[uint32]string{}
 		}
+	}
+	if newest.Shards() != shards {
+		return nil, fmt.Errorf("the source has %d shards, the newest view %d", shards, newest.Shards())
 	}
 	any, err := anyColumns(v, today)
 	if err != nil {
@@ -83,6 +91,11 @@ func gather(ctx context.Context, dest *Destination, src *Source, today taxonomy.
 		if err != nil {
 			return nil, err
 		}
+		now, _, err := eligible(newest, dest, s)
+		if err != nil {
+			return nil, err
+		}
+		may.And(now)
 		g := life{view: v, any: any, shard: s, today: today}
 		for _, w := range list {
 			if s >= len(w.members) || w.members[s] == nil {
