@@ -416,6 +416,18 @@ func TestAnErasureThatIsNotTakenKeepsTheCookie(t *testing.T) {
 	}
 }
 
+// R24: a full log keeps room for erasures, and only for them.
+func TestAnErasureTravelsAlone(t *testing.T) {
+	e := newEdge(t)
+	b := e.browser()
+	b.yes()
+	b.post("", 1, "x") // a count that waits for a frame
+	b.do("POST", "/v1/optout", "")
+	if k := e.kinds(); len(e.records()) != 2 || k[1] != taxonomy.RecordErasure || len(e.Counters()) != 1 {
+		t.Errorf("records %v, counters %v", k, e.Counters())
+	}
+}
+
 func TestBrokenRandomnessGivesNoID(t *testing.T) {
 	e := newEdge(t, func(o *Options) { o.Rand = failing{} })
 	w := e.browser().do("POST", "/v1/e", yesBody)

@@ -308,9 +308,9 @@ func (s *Server) appended(err error, counts []taxonomy.Count) {
 
 // append gives records to the log, each to the group of its visitor, and
 // returns how far all of them came. Those of the group last go last and take
-// the pending counts along: the others are statements (an erasure, a
-// succession), which may be repeated, so a request that fails halfway may be
-// repeated too.
+// the pending counts along, unless they are erasures only: the others are
+// statements (an erasure, a succession), which may be repeated, so a request
+// that fails halfway may be repeated too.
 func (s *Server) append(ctx context.Context, records []taxonomy.Record, last taxonomy.Group, ack retention.Ack) (retention.Ack, error) {
 	reached := ack
 	if s.o.Groups > 1 {
@@ -349,9 +349,11 @@ func (s *Server) append(ctx context.Context, records []taxonomy.Record, last tax
 	if len(records) == 0 {
 		return reached, nil
 	}
-	counts := s.tally.take()
-	if counts != nil {
-		records = append(records, s.countRecord(counts))
+	var counts []taxonomy.Count
+	if !onlyErasures(records) {
+		if counts = s.tally.take(); counts != nil {
+			records = append(records, s.countRecord(counts))
+		}
 	}
 	_, r, err := s.o.Log.Append(ctx, last, records, ack)
 	s.appended(err, counts)
@@ -359,6 +361,17 @@ func (s *Server) append(ctx context.Context, records []taxonomy.Record, last tax
 		return 0, err
 	}
 	return min(reached, r), nil
+}
+
+// onlyErasures reports whether a batch is nothing but a visitor's wish, for
+// which a full log keeps room: then nothing may travel along that has none.
+func onlyErasures(records []taxonomy.Record) bool {
+	for i := range records {
+		if records[i].Kind != taxonomy.RecordErasure {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Server) group(k taxonomy.VisitorKey) taxonomy.Group {
