@@ -22,12 +22,12 @@ func sortedEntries(m map[[16]byte]Entry) []Entry {
 	})
 }
 
-// Nights is on how many nights after the first pass an erasure is done again:
-// what was on its way when it was done first is found then (R25).
-const Nights = 3
+// Nights is how many nightly passes an erasure gets: one that removes every
+// byte, and three that find what was on its way then (R25).
+const Nights = 4
 
 // QueueBound is how many days a plain key may lie in the eraser's queue (R24).
-const QueueBound = Nights + 1
+const QueueBound = Nights
 
 // receiptLife is how long a receipt can be read: as long as the erasure of a
 // cookie's key is kept.
@@ -51,16 +51,18 @@ type Erasure struct {
 type queued struct {
 	Space  taxonomy.Space    `json:"space"`
 	At     taxonomy.Millis   `json:"at"`
-	Passes []taxonomy.Millis `json:"passes"`
+	Soon   taxonomy.Millis   `json:"soon,omitempty"`
+	Nights []taxonomy.Millis `json:"nights"`
 }
 
 // Receipt says what was done of an erasure. It names the visitor by hash only.
 type Receipt struct {
 	ID     string            `json:"id"` // 32 hex digits: HMAC(erasure key, visitor key)
 	Space  taxonomy.Space    `json:"space"`
-	At     taxonomy.Millis   `json:"at"`     // asked for
-	Passes []taxonomy.Millis `json:"passes"` // when each pass was complete
-	// Done: the last pass is complete, and the queue has forgotten the key.
+	At     taxonomy.Millis   `json:"at"`             // asked for
+	Soon   taxonomy.Millis   `json:"soon,omitempty"` // nobody was told of it any more
+	Nights []taxonomy.Millis `json:"nights"`         // when each nightly pass was complete
+	// Done: the last night is complete, and the queue has forgotten the key.
 	Done bool `json:"done"`
 	// Places are where it was erased, in order.
 	Places []string `json:"places"`
@@ -69,7 +71,7 @@ type Receipt struct {
 }
 
 // Eraser erases who asked to be forgotten from every Holder, in their order,
-// and again on the three nights that follow. It may be stopped between any two
+// and again on the nights that follow. It may be stopped between any two
 // steps: a pass that was not completed is done again.
 type Eraser struct {
 	Keyed   retention.Keyed
@@ -125,7 +127,7 @@ func (e *Eraser) put(ctx context.Context, key retention.Key, q *queued) error {
 }
 
 func (e *Eraser) putReceipt(ctx context.Context, id string, q *queued, done bool) error {
-	r := Receipt{ID: id, Space: q.Space, At: q.At, Passes: q.Passes, Done: done, Places: []string{}}
+	r := Receipt{ID: id, Space: q.Space, At: q.At, Soon: q.Soon, Nights: append([]taxonomy.Millis{}, q.Nights...), Done: done, Places: []string{}}
 	most := QueueBound
 	for i := range e.Holders {
 		r.Places = append(r.Places, e.Holders[i].Name)
@@ -163,18 +165,20 @@ func (e *Eraser) ID(v taxonomy.VisitorKey) string { return e.id(v) }
 // Soon does the first pass of what was queued since the last call, and returns
 // how many visitors that were.
 func (e *Eraser) Soon(ctx context.Context) (int, error) {
-	return e.pass(ctx, func(q *queued) bool { return len(q.Passes) == 0 })
+	return e.pass(ctx, true, func(q *queued) bool { return q.Soon == 0 && len(q.Nights) == 0 })
 }
 
-// Night does the pass of this night: the first of what is new, a further one of
-// what had its last on an earlier day. Running it twice in a night does nothing
-// the second time.
+// Night does the pass of this night: every byte of what was queued since the
+// last one, and once more what had its last pass on an earlier day. Running it
+// twice in a night does nothing the second time.
 func (e *Eraser) Night(ctx context.Context) (int, error) {
 	today := e.Now().Day()
-	return e.pass(ctx, func(q *queued) bool { return len(q.Passes) == 0 || q.Passes[len(q.Passes)-1].Day() < today })
+	return e.pass(ctx, false, func(q *queued) bool {
+		return len(q.Nights) == 0 || q.Nights[len(q.Nights)-1].Day() < today
+	})
 }
 
-func (e *Eraser) pass(ctx context.Context, due func(*queued) bool) (int, error) {
+func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	type work struct {
@@ -205,18 +209,26 @@ func (e *Eraser) pass(ctx context.Context, due func(*queued) bool) (int, error) 
 		visitors[i] = list[i].key
 	}
 	for i := range e.Holders {
-		if e.Holders[i].Erase == nil {
+		erase := e.Holders[i].Erase
+		if soon && e.Holders[i].Soon != nil {
+			erase = e.Holders[i].Soon
+		}
+		if erase == nil {
 			continue
 		}
-		if err := e.Holders[i].Erase(ctx, visitors); err != nil {
+		if err := erase(ctx, visitors); err != nil {
 			return 0, fmt.Errorf("erase %d visitors from %s: %w", len(visitors), e.Holders[i].Name, err)
 		}
 	}
 	now := e.Now()
 	for i := range list {
 		w := &list[i]
-		w.q.Passes = append(w.q.Passes, now)
-		last := len(w.q.Passes) > Nights
+		if soon {
+			w.q.Soon = now
+		} else {
+			w.q.Nights = append(w.q.Nights, now)
+		}
+		last := len(w.q.Nights) >= Nights
 		if err := e.putReceipt(ctx, e.id(w.key), &w.q, last); err != nil {
 			return 0, err
 		}

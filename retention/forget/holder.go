@@ -24,6 +24,11 @@ type Holder struct {
 	Oldest func(ctx context.Context) (taxonomy.Day, bool, error)
 	// ExpireBefore removes what belongs to days before the given one.
 	ExpireBefore func(ctx context.Context, before taxonomy.Day) error
+	// Soon, if set, is what the first pass of an erasure does in the place of
+	// Erase: it makes sure that nobody is told of the visitors any more, where
+	// removing every byte would be too dear to do for each of them at once. It
+	// must leave whatever Erase needs to find them by.
+	Soon func(ctx context.Context, visitors []taxonomy.VisitorKey) error
 	// Erase removes every byte of the visitors. It is called again on the
 	// following nights, so erasing who is not there is fine.
 	Erase func(ctx context.Context, visitors []taxonomy.VisitorKey) error

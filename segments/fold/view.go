@@ -52,6 +52,18 @@ func (v *View) Number() uint64 { return v.number }
 // Epoch is the number of restores of this installation (R29).
 func (v *View) Epoch() uint64 { return v.epoch }
 
+// OldestDay is the oldest day that has a layer.
+func (v *View) OldestDay() (oldest taxonomy.Day, ok bool) {
+	for i := range v.shards {
+		for d := range v.shards[i].days {
+			if !ok || d < oldest {
+				oldest, ok = d, true
+			}
+		}
+	}
+	return oldest, ok
+}
+
 // Shards is part of index.Leaves.
 func (v *View) Shards() int { return len(v.shards) }
 
