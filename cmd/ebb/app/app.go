@@ -243,3 +243,15 @@ func (a *App) journalPaths() []string {
 	}
 	return paths
 }
+
+// Used reports whether a data directory has anything in it.
+func Used(env Env, dir string) (bool, error) {
+	if _, err := env.FS.Stat(dir); err != nil {
+		return false, nil // not there
+	}
+	names, err := env.FS.List(dir)
+	if err != nil {
+		return false, fmt.Errorf("look at the data directory: %w", err)
+	}
+	return len(names) > 0, nil
+}

@@ -94,7 +94,7 @@ func (a *App) refresh(ctx context.Context) error {
 func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error) {
 	c := &catalog{snap: snap, sites: map[taxonomy.SiteID]taxonomy.Site{}, origins: map[string]bool{},
 		sources: map[taxonomy.SourceID]taxonomy.Source{}, destinations: map[taxonomy.DestinationID]delivery.Destination{}}
-	sites, err := defs.Load[taxonomy.Site](snap, defs.Site)
+	sites, err := defs.LoadAll[taxonomy.Site](snap, defs.Site)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error
 			c.origins[o] = true
 		}
 	}
-	sources, err := defs.Load[taxonomy.Source](snap, defs.Source)
+	sources, err := defs.LoadAll[taxonomy.Source](snap, defs.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error
 		}
 	}
 	slices.Sort(c.inUse)
-	destinations, err := defs.Load[delivery.Destination](snap, defs.Destination)
+	destinations, err := defs.LoadAll[delivery.Destination](snap, defs.Destination)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (a *App) compileRules(ctx context.Context, snap *defs.Snapshot) (*rules.Cla
 	if err != nil {
 		return nil, err
 	}
-	list, err := defs.Load[rules.Rule](snap, defs.Rule)
+	list, err := defs.LoadAll[rules.Rule](snap, defs.Rule)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (a *App) compileRules(ctx context.Context, snap *defs.Snapshot) (*rules.Cla
 // Forest is the categories in force: the built-in taxonomies and the
 // operator's.
 func Forest(snap *defs.Snapshot) (*tree.Forest, error) {
-	own, err := defs.Load[tree.Taxonomy](snap, defs.Taxonomy)
+	own, err := defs.LoadAll[tree.Taxonomy](snap, defs.Taxonomy)
 	if err != nil {
 		return nil, err
 	}

@@ -13,5 +13,6 @@ func (a *App) routes(s *Server, o *tagserver.Options) {
 		return d.KeyHash, ok
 	}}
 	o.Routes = append(o.Routes, partner.Routes(files)...)
+	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: a.registry, Ready: s.Ready})...)
 	o.Guards = map[tagserver.Auth]tagserver.Guard{tagserver.AuthDestination: partner.Guard(files)}
 }

@@ -165,7 +165,7 @@ func (a *App) Start() error {
 	a.life.run("fold's loop", a.foldLoop)
 	a.life.run("definitions' loop", func(ctx context.Context) error {
 		return a.every(ctx, time.Second, "read definitions", func(ctx context.Context) error {
-			if err := a.defs.Refresh(ctx); err != nil {
+			if _, err := a.defs.Refresh(ctx); err != nil {
 				return err
 			}
 			return a.refresh(ctx)

@@ -1,0 +1,43 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// warnKeysDays is how long before the last store key's quarter ends readyz warns
+// (R30).
+const warnKeysDays = 30
+
+// lagLimit is how far the fold may be behind the wall clock before the server
+// says that it is not ready: pages would get stale answers.
+const lagLimit = 2 * taxonomy.Minute
+
+// Ready says why the server should get no traffic, and what calls for an
+// operator.
+func (s *Server) Ready(context.Context) (faults, warnings []string) {
+	if !s.ready.Load() {
+		faults = append(faults, "the server is starting or stopping")
+	}
+	if err := s.wal.Err(); err != nil {
+		faults = append(faults, fmt.Sprintf("the log takes no more: %v; mend the disk and restart", err))
+	}
+	if u := s.wal.Usage(); u.Full || u.Bytes >= u.MaxBytes {
+		faults = append(faults, "the log is full: events are refused with 503; free disk space, or find out why folding stands still")
+	}
+	if lag := s.env.millis() - s.fold.Clock(); s.fold.Clock() > 0 && lag > lagLimit {
+		warnings = append(warnings, fmt.Sprintf("the fold is %d s behind the clock; look at ebb_events_queued", lag/taxonomy.Second))
+	}
+	for _, p := range s.wal.Problems() {
+		if !p.Torn {
+			warnings = append(warnings, "a damaged part of the log is quarantined; see the console, and copy it away before the next night if you want to look at it")
+			break
+		}
+	}
+	if d := s.keys.Load().ExtendDue(s.env.millis().Day()); d <= warnKeysDays {
+		warnings = append(warnings, fmt.Sprintf("store keys end in %d days; run `ebb keys extend` and copy the file to all nodes", d))
+	}
+	return faults, warnings
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/ebb-dmp/ebb/cmd/ebb/app"
+	"github.com/ebb-dmp/ebb/cmd/ebb/cli"
+)
+
+type initCommand struct{}
+
+func (initCommand) Help() string {
+	return `Makes an empty data directory, its keys beside it, and the admin key, which is shown this once. ` + "`ebb serve`" + ` does the same with a directory that is empty; this is for who wants to see it done first.
+
+LOST KEYS ORPHAN THE DATA. Copy the file of keys to a safe place, and not into the backups of the data.
+
+Examples:
+
+    ebb init
+    ebb init --data /var/lib/ebb -o json`
+}
+
+// Run makes the installation.
+func (initCommand) Run(c *cli.Context) error {
+	r, err := c.Config()
+	if err != nil {
+		return err
+	}
+	if used, err := app.Used(app.System(), r.Data); err != nil {
+		return err
+	} else if used {
+		return fmt.Errorf("%s is in use already; nothing was changed", r.Data)
+	}
+	a, key, err := openApp(c, r, true)
+	if err != nil {
+		return err
+	}
+	if err := a.Close(c); err != nil {
+		return err
+	}
+	doc := struct {
+		Data     string `json:"data"`
+		Keys     string `json:"keys"`
+		AdminKey string `json:"admin_key"`
+	}{r.Data, r.KeysFile(), key}
+	rows := cli.Rows{}
+	rows.Add("data", doc.Data)
+	rows.Add("keys", doc.Keys)
+	rows.Add("admin key", doc.AdminKey)
+	rows.Add("next", "copy the keys to a safe place, then run `ebb serve`")
+	return c.Print(doc, rows)
+}
