@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -433,6 +435,26 @@ func TestAFlippedBitInAStoredFileIsFound(t *testing.T) {
 	}
 }
 
+// The ledger of the first version, as it was written on 2026-11-25. If this
+// fails, the program no longer reads what is on operators' disks.
+func TestALedgerOfVersion1IsStillRead(t *testing.T) {
+	text, err := os.ReadFile("testdata/ledger-v1.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := delivery.UnmarshalLedger(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Held["cars"].After(0, today-1).GetCardinality() != 2 || l.IDs[0][2] != "b" || l.Outbox[0] != (delivery.Removal{Audience: "cars", ID: "x", Until: today, Ordinal: 7}) {
+		t.Fatalf("it reads %+v", l)
+	}
+}
+
 func FuzzUnmarshalLedger(f *testing.F) {
 	l := &delivery.Ledger{Held: held(map[taxonomy.Day][]uint32{today: {1, 2}}), IDs: []map[uint32]string{{1: "a", 2: "b"}},
 		Outbox: []delivery.Removal{{Audience: "cars", ID: "x", Until: today, Ordinal: 7}}}
@@ -446,6 +468,11 @@ func FuzzUnmarshalLedger(f *testing.F) {
 		l, err := delivery.UnmarshalLedger(delivery.Seal(body))
 		if err == nil && l == nil {
 			t.Fatal("neither ledger nor error")
+		}
+		if who, err := delivery.UnmarshalMembers(body); err == nil {
+			for _, m := range who {
+				m.GetCardinality()
+			}
 		}
 	})
 }
