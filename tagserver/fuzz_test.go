@@ -3,7 +3,6 @@ package tagserver
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -300,5 +299,3 @@ func FuzzCollect(f *testing.F) {
 type readCloser struct{ *bytes.Reader }
 
 func (readCloser) Close() error { return nil }
-
-var _ = fmt.Sprint

@@ -43,7 +43,6 @@ type edge struct {
 	reg   *prometheus.Registry
 	lines *lockedBuffer
 
-	mu     sync.Mutex
 	sites  map[taxonomy.SiteID]taxonomy.Site
 	src    map[taxonomy.SourceID]taxonomy.Source
 	dest   map[taxonomy.DestinationID]Destination
