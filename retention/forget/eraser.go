@@ -249,7 +249,7 @@ func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (i
 func (e *Eraser) Holder() Holder {
 	return Holder{
 		Name:  "eraser's queue",
-		Bound: QueueBound + 1,
+		Bound: QueueBound,
 		Oldest: func(ctx context.Context) (day taxonomy.Day, any bool, err error) {
 			partition := queuePartition
 			err = e.Keyed.Scan(ctx, queueSpace, &partition, func(it retention.Item) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	iofs "io/fs"
 	"sync"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -95,12 +96,13 @@ func newest(m map[[16]byte]Entry, e Entry) {
 }
 
 // ReadJournal reads the entries of a journal, in order; none if there is no
-// file.
+// file. A file that cannot be read is an error, and never a journal of nothing:
+// it would be written over, and whom it names could come back.
 func ReadJournal(fs log.FS, path string) ([]Entry, error) {
-	if _, err := fs.Stat(path); err != nil {
-		return nil, nil // not there: a journal of nothing
-	}
 	f, err := fs.Open(path)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the journal of erasures: %w", err)
 	}
@@ -117,10 +119,8 @@ func ReadJournal(fs log.FS, path string) ([]Entry, error) {
 }
 
 func parseJournal(b []byte) ([]Entry, error) {
-	if len(b) < journalHeader {
-		return nil, nil // the crash came before the first entry
-	}
-	if string(b[:8]) != journalMagic {
+	// The file came here by a rename, whole: no crash leaves less than a header.
+	if len(b) < journalHeader || string(b[:8]) != journalMagic {
 		return nil, fmt.Errorf("%w: it is no journal of erasures", retention.ErrCorrupt)
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != 1 {
