@@ -35,9 +35,10 @@ func (s *Store) Holders() []forget.Holder {
 				}
 				return s.purge(ctx)
 			},
-			// Which items are a visitor's, only the owner of a space knows. What
-			// owners have deleted goes from the disk here.
-			Erase: func(ctx context.Context, _ []taxonomy.VisitorKey) error { return s.purge(ctx) },
+			// Which items are a visitor's, only the owner of a space knows; what
+			// owners have deleted went from the disk with the events, just before,
+			// and what they delete later goes with ExpireBefore.
+			Erase: func(ctx context.Context, _ []taxonomy.VisitorKey) error { return ctx.Err() },
 		},
 		{
 			Name: "blobs", Bound: taxonomy.RetentionDays,

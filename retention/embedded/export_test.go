@@ -1,0 +1,12 @@
+package embedded
+
+import "github.com/ebb-dmp/ebb/retention"
+
+// For tests of the format.
+var (
+	FormatLine = formatLine
+	EventKey   = eventKey
+	KeyedKey   = keyedKey
+)
+
+func EventValue(e *retention.StoredEvent) []byte { return appendEventValue(nil, e) }
