@@ -28,6 +28,7 @@ type commands struct {
 	Output     cli.Format `short:"o" enum:"table,json" default:"table" placeholder:"table|json" help:"Answer in a table, or in one JSON document."`
 	ConfigFile string     `name:"config" env:"EBB_CONFIG" placeholder:"FILE" help:"Read settings from this YAML file."`
 
+	Demo    demoCommand    `cmd:"" help:"Show all of Ebb on real behaviour."`
 	Serve   serveCommand   `cmd:"" help:"Run the server."`
 	Init    initCommand    `cmd:"" help:"Make an empty data directory with its keys."`
 	Health  healthCommand  `cmd:"" help:"Ask a running server how it is."`

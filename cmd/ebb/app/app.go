@@ -166,7 +166,7 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	a.life.onStop("fold", func(context.Context) error { return a.fold.Close() })
 
 	a.generations = audience.NewGenerations(a.store.Blobs(), a.store.Keyed(), audience.Options{Now: a.env.millis})
-	a.builder = &audience.Builder{Generations: a.generations, Scorer: newScorer(), Now: a.env.millis}
+	a.builder = &audience.Builder{Generations: a.generations, Now: a.env.millis}
 	a.seg = audience.NewSeg(overlay{a.fold})
 	a.deliverer, err = delivery.New(delivery.Options{
 		Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
@@ -199,6 +199,10 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 // Close ends the App in the reverse order of its start. What was folded and is
 // not in a checkpoint stays in the log.
 func (a *App) Close(ctx context.Context) error { return a.life.stop(ctx) }
+
+// Go runs a loop of the caller's that ends with the App: Close waits for it. Its
+// error, other than that of its context, ends the program.
+func (a *App) Go(name string, loop func(context.Context) error) { a.life.run(name, loop) }
 
 // installed reads what the data directory was made with, or makes it.
 func (a *App) installed(ctx context.Context) (firstKey string, err error) {

@@ -24,10 +24,12 @@ import (
 // replaced whole, so a request, a step or a build sees one state of it.
 type catalog struct {
 	snap         *defs.Snapshot
+	day          taxonomy.Day // agreements end with days
 	sites        map[taxonomy.SiteID]taxonomy.Site
 	origins      map[string]bool
 	sources      map[taxonomy.SourceID]taxonomy.Source
-	inUse        []taxonomy.SourceID // not withdrawn, its agreement not ended
+	inUse        []taxonomy.SourceID // for profiling: not withdrawn, its agreement not ended
+	training     []taxonomy.SourceID // those of them that may be learnt from
 	destinations map[taxonomy.DestinationID]delivery.Destination
 	audiences    *audience.Catalog
 	classifier   *rules.Classifier
@@ -80,7 +82,7 @@ func (a *App) refresh(ctx context.Context) error {
 	a.refreshing.Lock()
 	defer a.refreshing.Unlock()
 	snap := a.defs.Snapshot()
-	if old := a.catalog.Load(); old != nil && old.snap == snap {
+	if old := a.catalog.Load(); old != nil && old.snap == snap && old.day == a.env.millis().Day() {
 		return nil
 	}
 	c, err := a.compile(ctx, snap)
@@ -92,7 +94,7 @@ func (a *App) refresh(ctx context.Context) error {
 }
 
 func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error) {
-	c := &catalog{snap: snap, sites: map[taxonomy.SiteID]taxonomy.Site{}, origins: map[string]bool{},
+	c := &catalog{snap: snap, day: a.env.millis().Day(), sites: map[taxonomy.SiteID]taxonomy.Site{}, origins: map[string]bool{},
 		sources: map[taxonomy.SourceID]taxonomy.Source{}, destinations: map[taxonomy.DestinationID]delivery.Destination{}}
 	sites, err := defs.LoadAll[taxonomy.Site](snap, defs.Site)
 	if err != nil {
@@ -108,15 +110,30 @@ func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error
 	if err != nil {
 		return nil, err
 	}
-	today := a.env.millis().Day()
+	today := c.day
 	for _, s := range sources {
 		c.sources[s.ID] = s
-		ended := s.Agreement != nil && s.Agreement.Ends != nil && today >= *s.Agreement.Ends
-		if !s.Withdrawn && !ended {
-			c.inUse = append(c.inUse, s.ID)
+		// A source without an agreement is a site's own: what may be done with its
+		// data each visitor's consent says.
+		uses := taxonomy.MayAll
+		if ag := s.Agreement; ag != nil {
+			if uses, err = taxonomy.ParsePurposes(ag.Uses); err != nil {
+				return nil, fmt.Errorf("read source %q: %w", s.ID, err)
+			}
+			if ag.Ends != nil && today >= *ag.Ends {
+				uses = 0
+			}
+		}
+		if s.Withdrawn || !uses.Has(taxonomy.MayProfile) {
+			continue
+		}
+		c.inUse = append(c.inUse, s.ID)
+		if uses.Has(taxonomy.MayTrain) {
+			c.training = append(c.training, s.ID)
 		}
 	}
 	slices.Sort(c.inUse)
+	slices.Sort(c.training)
 	destinations, err := defs.LoadAll[delivery.Destination](snap, defs.Destination)
 	if err != nil {
 		return nil, err

@@ -14,5 +14,5 @@ func (a *App) routes(s *Server, o *tagserver.Options) {
 	}}
 	o.Routes = append(o.Routes, partner.Routes(files)...)
 	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: a.registry, Ready: s.Ready})...)
-	o.Guards = map[tagserver.Auth]tagserver.Guard{tagserver.AuthDestination: partner.Guard(files)}
+	o.Guards = map[tagserver.Auth]tagserver.Guard{tagserver.AuthDestination: partner.Guard(files), tagserver.AuthAdmin: tagserver.KeyGuard(a.IsAdmin)}
 }

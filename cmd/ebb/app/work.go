@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ebb-dmp/ebb/lookalike"
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
@@ -49,6 +50,7 @@ func (a *App) Build(ctx context.Context) (*audience.Built, error) {
 
 func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) {
 	c := a.catalog.Load()
+	a.builder.Scorer = lookalike.New(lookalike.Options{Profiling: c.inUse, Training: c.training, Audience: c.audiences.Audience, Tree: c.classifier.Forest()})
 	built, err := a.builder.Run(ctx, audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.lease.Term})
 	if built == nil {
 		return nil, err
@@ -106,6 +108,9 @@ func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.
 	d, ok := c.destinations[id]
 	if !ok {
 		return delivery.Delivery{}, fmt.Errorf("destination %q: %w", id, retention.ErrNotFound)
+	}
+	if d.Floor == 0 {
+		d.Floor = uint64(a.cfg.ExportFloor)
 	}
 	g := a.current.Load()
 	if g == nil {

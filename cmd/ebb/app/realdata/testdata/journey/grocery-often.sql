@@ -1,0 +1,1 @@
+SELECT visitor FROM bought WHERE department = 'grocery' AND day > today() - 60 GROUP BY visitor HAVING count(*) >= 5

@@ -1,0 +1,1 @@
+SELECT visitor FROM bought WHERE amount >= 10 AND day > today() - 28

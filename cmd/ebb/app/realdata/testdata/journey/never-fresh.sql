@@ -1,0 +1,1 @@
+SELECT visitor FROM bought EXCEPT SELECT visitor FROM about WHERE category = 'fresh'

@@ -1,0 +1,1 @@
+SELECT visitor FROM bought WHERE department IN ('cosmetics', 'nutrition', 'floral', 'seafood', 'spirits')
