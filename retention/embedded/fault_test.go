@@ -39,7 +39,7 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 		defer mu.Unlock()
 		if n++; n%every == 0 {
 			out := p.snapshot() // before the clone: what is acknowledged by now must be in it
-			for _, kept := range []int{0, 100, 10 + rng.IntN(80)} {
+			for _, kept := range []int{0, 100, 10 + rng.IntN(80), 10 + rng.IntN(80)} {
 				crashes = append(crashes, crash{mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: kept, RNG: rng}), out,
 					fmt.Sprintf("power loss before write %d (kind %d of %s), %d%% kept", n, op.Kind, op.Path, kept)})
 			}

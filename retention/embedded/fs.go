@@ -113,10 +113,14 @@ func (f fencedFile) SyncTo(n int64) (full bool, err error) {
 }
 
 // pebbleFS is the file system as Pebble uses it. Beside the fence it differs from
-// the one below in three things:
+// the one below in four things:
 //
 //   - No file is reused: a log file that is written over would keep the end of
 //     what it held before, for as long as it lives.
+//   - Before a marker is created, which names the manifest to open next, the
+//     directory is synced. Pebble creates both and syncs once, behind; a disk that
+//     keeps the one name and not the other would leave a database that does not
+//     open.
 //   - Pebble's own lock is no lock: that of the data directory covers it.
 //   - Where a log file or the directory cannot be written, the store fails, and
 //     Pebble is told that all went well. It would end the process, in a way that
@@ -133,6 +137,11 @@ func (f pebbleFS) Unwrap() vfs.FS { return f.FS }
 func (f pebbleFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 func (f pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(f.PathBase(name), "marker.") {
+		if err := syncDir(f.fencedFS, f.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
 	file, err := f.fencedFS.Create(name, c)
 	if !strings.HasSuffix(name, ".log") {
 		return file, err

@@ -39,6 +39,9 @@ func Events(t *testing.T, open Opener[retention.Events]) {
 		b.clock.Set(day.Over())
 		wantVisitor(b, Visitor(1), 0)
 		wantScan(b, 0)
+		if got := scan(b, 2, day, day); len(got) != 0 {
+			b.t.Fatalf("a scan of the day that is over gave %d events", len(got))
+		}
 		b.clock.Set(day.Over() + taxonomy.Second)
 		b.reopen()
 		wantVisitor(b, Visitor(1), 0)
@@ -113,6 +116,29 @@ func Events(t *testing.T, open Opener[retention.Events]) {
 			b.t.Fatalf("a scan of today alone gave %d events; its copy was received before", len(got))
 		}
 	})
+	statement(t, open, "CopiesAreFoundOnDaysAsFarApartAsTheyCanBe", func(b B) { // R10, R20
+		// The first is dated 24 h before its receipt and just before a midnight;
+		// the second is received 48 h later and dated 5 minutes ahead.
+		r := b.clock.Now().Day().Start() - 1
+		b.clock.Set(r + 48*taxonomy.Hour)
+		first := eventAt(Visitor(1), r-taxonomy.OneDay, r, 1, 2)
+		second := eventAt(Visitor(1), r+48*taxonomy.Hour+5*taxonomy.Minute, r+48*taxonomy.Hour, 1, 1)
+		if second.Day()-first.Day() != 4 {
+			b.t.Fatalf("the days are %d apart", second.Day()-first.Day())
+		}
+		put(b, second, first)
+		for _, got := range [][]retention.StoredEvent{wantVisitor(b, Visitor(1), 1), wantScan(b, 1)} {
+			if got[0].Ref != first.Ref {
+				b.t.Fatalf("got seq %d, want the first copy", got[0].Ref.Seq)
+			}
+		}
+		if got := visitor(b, Visitor(1), second.Day(), lastDay); len(got) != 0 {
+			b.t.Fatalf("the second copy's day gave %d events", len(got))
+		}
+		if got := scan(b, 2, second.Day(), lastDay); len(got) != 0 {
+			b.t.Fatalf("a scan of the second copy's day gave %d events", len(got))
+		}
+	})
 	statement(t, open, "ACopyThatIsOverHidesNothing", func(b B) { // R10, P5
 		day := b.clock.Now().Day()
 		put(b, eventAt(Visitor(1), (day+1).Start()-1, Start, 1, 1), eventAt(Visitor(1), (day+1).Start(), Start+1, 1, 2))
@@ -122,6 +148,7 @@ func Events(t *testing.T, open Opener[retention.Events]) {
 		if got[0].Ref.Seq != 2 {
 			b.t.Fatalf("got seq %d, want the copy that still lives", got[0].Ref.Seq)
 		}
+		wantScan(b, 1)
 		b.check(b.got.Expire(b.ctx, day+1))
 		wantVisitor(b, Visitor(1), 1)
 	})
