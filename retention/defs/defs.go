@@ -129,7 +129,8 @@ func (s *Store) Get(ctx context.Context, kind Kind, id string) (Doc, error) {
 // Put writes a document if the version kept is expect (0: there is none), and
 // returns its new version; else retention.ErrConflict. The body must be JSON.
 // Repeating a Put whose outcome is unknown is fine: if the first did happen, the
-// second returns its version.
+// second returns its version (unless the document had been deleted before: then
+// it is a conflict, and Get tells).
 func (s *Store) Put(ctx context.Context, kind Kind, id string, body []byte, expect uint64) (uint64, error) {
 	if err := check(kind, id); err != nil {
 		return 0, fmt.Errorf("put definition: %w", err)
