@@ -7,6 +7,8 @@ var (
 	FormatLine = formatLine
 	EventKey   = eventKey
 	KeyedKey   = keyedKey
+
+	PebbleOptions = pebbleOptions
 )
 
 func EventValue(e *retention.StoredEvent) []byte { return appendEventValue(nil, e) }

@@ -60,8 +60,9 @@ var everything = [2][]byte{{0}, {0xff}}
 func (s *Store) compact(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	db := s.db // fn may outlive our hold on the gate
 	return s.guard(func() error {
-		flushed, err := s.db.AsyncFlush()
+		flushed, err := db.AsyncFlush()
 		if err != nil {
 			return err
 		}
@@ -70,7 +71,7 @@ func (s *Store) compact(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		return s.db.Compact(ctx, everything[0], everything[1], false)
+		return db.Compact(ctx, everything[0], everything[1], false)
 	})
 }
 
