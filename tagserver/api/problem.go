@@ -31,22 +31,21 @@ func newProblem(status int, code, format string, args ...any) problem {
 
 // Codes of problems. They are stable: callers decide by them.
 const (
-	codeBadRequest   = "bad_request"
-	codeUnauthorized = "unauthorized"
-	codeBuiltIn      = "built_in"
-	codeNotFound     = "not_found"
-	codeExists       = "exists"
-	codeInUse        = "in_use"
-	codeConflict     = "conflict"
-	codeChanged      = "changed"
-	codeTooLarge     = "too_large"
-	codeType         = "unsupported_type"
-	codeInvalid      = "invalid"
-	codeNeedsMatch   = "precondition_required"
-	codeFull         = "full"
-	codeUnavailable  = "unavailable"
-	codeBusy         = "busy"
-	codeInternal     = "internal"
+	codeBadRequest  = "bad_request"
+	codeBuiltIn     = "built_in"
+	codeNotFound    = "not_found"
+	codeExists      = "exists"
+	codeInUse       = "in_use"
+	codeConflict    = "conflict"
+	codeChanged     = "changed"
+	codeTooLarge    = "too_large"
+	codeType        = "unsupported_type"
+	codeInvalid     = "invalid"
+	codeNeedsMatch  = "precondition_required"
+	codeFull        = "full"
+	codeUnavailable = "unavailable"
+	codeBusy        = "busy"
+	codeInternal    = "internal"
 )
 
 // invalid is the answer to a body with faults.

@@ -1,0 +1,344 @@
+// Package api is what ad ops and operators call: definitions, estimates,
+// generations, deliveries, imports, erasures and accounts, as JSON over HTTP on
+// the private listener, under the admin key.
+//
+// Handlers are thin: they parse, call, and answer. What happens stands in the
+// packages behind Options.
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humaecho"
+	"github.com/labstack/echo/v4"
+
+	"github.com/ebb-dmp/ebb/retention/defs"
+	"github.com/ebb-dmp/ebb/retention/forget"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/query"
+	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
+)
+
+// ErrRefused is wrapped by what stands behind Options to say that the request
+// cannot be done as asked, for a reason that the caller can do something about;
+// the text is shown. Any other error that is neither one of retention's nor made
+// of taxonomy.FieldErrors is logged, and the caller hears "internal error".
+var ErrRefused = errors.New("refused")
+
+// Definitions is what keeps documents: a *defs.Store.
+type Definitions interface {
+	Snapshot() *defs.Snapshot
+	Refresh(context.Context) (changed bool, err error)
+	Put(ctx context.Context, kind defs.Kind, id string, body []byte, expect uint64) (version uint64, err error)
+	Delete(ctx context.Context, kind defs.Kind, id string, expect uint64) error
+}
+
+// Generations is what keeps generations: an *audience.Generations.
+type Generations interface {
+	List(context.Context) ([]audience.Ref, error)
+	Open(context.Context, audience.Ref) (*audience.Generation, error)
+}
+
+// Deliveries is what delivers: Check, Deliveries and Drop are those of a
+// *delivery.Deliverer; Deliver delivers the current generation.
+type Deliveries interface {
+	Check(*delivery.Destination) error
+	Deliver(context.Context, taxonomy.DestinationID) (delivery.Delivery, error)
+	Deliveries(context.Context, taxonomy.DestinationID) ([]delivery.Delivery, error)
+	Drop(context.Context, taxonomy.DestinationID) error
+}
+
+// Account is what became of a site's events (P2): Received = Stored + Duplicate
+// + Rejected + Dropped + Queued.
+type Account struct {
+	Received  uint64                     `json:"received"`
+	Stored    uint64                     `json:"stored"`
+	Duplicate uint64                     `json:"duplicate"`
+	Rejected  map[taxonomy.Reason]uint64 `json:"rejected,omitempty"`
+	Dropped   map[taxonomy.Reason]uint64 `json:"dropped,omitempty"`
+	Queued    uint64                     `json:"queued"`
+}
+
+// Options are what the API answers with. All but Builtin, Logger and Limits must
+// be set, and be safe for concurrent use.
+type Options struct {
+	Defs Definitions
+	// Builtin are the taxonomies that every installation has; they cannot be
+	// changed here.
+	Builtin []tree.Taxonomy
+	// Changed is called after every change of a definition, and returns when the
+	// change is in force here, so that whoever made it sees it at once.
+	Changed func(context.Context) error
+
+	// Estimate counts a rule as of now. Faults of the rule are
+	// taxonomy.FieldErrors with paths in it.
+	Estimate    func(context.Context, query.Expr) (*audience.Estimate, error)
+	Generations Generations
+	// Build builds and publishes a generation now.
+	Build      func(context.Context) (*audience.Built, error)
+	Deliveries Deliveries
+	Import     func(context.Context, ImportRequest) (ImportReceipt, error)
+	// Erase records the erasure of whom an ID names in a space, durably, and
+	// returns the name of its receipt (R24). Erasing whom nobody knows is fine.
+	// The ID is kept nowhere.
+	Erase func(ctx context.Context, space taxonomy.Space, id string) (receipt string, err error)
+	// Receipt returns what was done of an erasure, or retention.ErrNotFound.
+	Receipt func(ctx context.Context, id string) (forget.Receipt, error)
+	// Audit looks at every place where data of visitors lies.
+	Audit    func(context.Context) forget.Report
+	Accounts func(context.Context) (map[taxonomy.SiteID]Account, error)
+	// Refusals are the last refusals of a site, newest first.
+	Refusals func(taxonomy.SiteID) []tagserver.Refusal
+
+	// Spool returns an empty file that lasts as long as one request. What is
+	// written to it is encrypted with a key that is nowhere else.
+	Spool func() (Spool, error)
+	// Rand is a cryptographic source.
+	Rand io.Reader
+	Now  func() taxonomy.Millis
+
+	Logger *slog.Logger // nil: none
+	Limits Limits
+}
+
+// Limits bound what a request may cost. Zero fields take their default.
+type Limits struct {
+	// File is the greatest file of an import, in bytes, before and after gzip.
+	// 1 GiB.
+	File int64
+	// Lookup is the greatest table that an import joins with, likewise; it is
+	// held in memory. 64 MiB.
+	Lookup int64
+	// Imports is how many may be taken in at the same time; more are told to
+	// come again. 2.
+	Imports int
+}
+
+func (l *Limits) setDefaults() {
+	if l.File <= 0 {
+		l.File = 1 << 30
+	}
+	if l.Lookup <= 0 {
+		l.Lookup = 64 << 20
+	}
+	if l.Imports <= 0 {
+		l.Imports = 2
+	}
+}
+
+// Bounds of a definition: as sent, and as kept (a value of retention.Keyed has
+// at most 1 MiB, with what the store puts around it).
+const (
+	maxBody = 1<<20 + 1
+	maxKept = 1<<20 - 1<<10
+)
+
+// base begins every path.
+const base = "/api/v1"
+
+// API answers. It is safe for concurrent use and starts nothing.
+type API struct {
+	o       Options
+	log     *slog.Logger
+	inner   *echo.Echo
+	huma    huma.API
+	routes  []tagserver.Route
+	openapi []byte
+	imports chan struct{} // a place for each import that runs
+
+	// changing is held from the check of a change to the moment it is in force:
+	// two changes that are each fine may not be together. Another node's change
+	// can still slip between the two; see the README.
+	changing sync.Mutex
+}
+
+// New returns the API over o.
+func New(o Options) (*API, error) {
+	for _, need := range []struct {
+		name string
+		ok   bool
+	}{
+		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil},
+		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil},
+		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil},
+		{"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
+	} {
+		if !need.ok {
+			return nil, fmt.Errorf("make the API: option %s is not set", need.name)
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.Limits.setDefaults()
+	if _, err := tree.New(o.Builtin...); err != nil {
+		return nil, fmt.Errorf("make the API: built-in taxonomies: %w", err)
+	}
+	a := &API{o: o, log: o.Logger.With("component", "api"), inner: echo.New(), imports: make(chan struct{}, o.Limits.Imports)}
+	a.inner.Logger.SetOutput(io.Discard)
+	a.huma = humaecho.New(a.inner, config())
+	a.definitions()
+	a.categories()
+	a.estimates()
+	a.generations()
+	a.deliveries()
+	a.importing()
+	a.operating()
+	if err := a.describe(); err != nil {
+		return nil, fmt.Errorf("make the API: %w", err)
+	}
+	return a, nil
+}
+
+func config() huma.Config {
+	c := huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{Title: "Ebb", Version: "1",
+				Description: "Definitions, estimates, generations, deliveries, imports and erasures of an Ebb installation.",
+				License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}},
+			Components: &huma.Components{
+				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"admin": {Type: "http", Scheme: "bearer", Description: "The admin key, which begins with ebba_."},
+				},
+			},
+			Security: []map[string][]string{{"admin": {}}},
+		},
+		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
+		DefaultFormat:                "application/json",
+		Transformers:                 []huma.Transformer{transform},
+		RejectUnknownQueryParameters: true,
+	}
+	// What must be there is said by describe, from the same knowledge as the
+	// checks; Go's types do not know it.
+	c.FieldsOptionalByDefault = true
+	return c
+}
+
+var jsonFormat = huma.Format{
+	Marshal: func(w io.Writer, v any) error {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
+	},
+	Unmarshal: json.Unmarshal,
+}
+
+// Routes are the rows of the table that the API answers. All are for whoever
+// the guard of tagserver.AuthAdmin lets through.
+func (a *API) Routes() []tagserver.Route { return a.routes }
+
+// row adds a row to the table. Path is in OpenAPI's form.
+func (a *API) row(method, path string, h echo.HandlerFunc) {
+	path = strings.NewReplacer("{", ":", "}", "").Replace(path)
+	a.routes = append(a.routes, tagserver.Route{Method: method, Path: path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Handler: func(c echo.Context) error {
+		if err := sameSite(c.Request()); err != nil {
+			return err
+		}
+		return h(c)
+	}})
+}
+
+// sameSite refuses what another site's page could make a browser send: such a
+// page can set neither Authorization nor a JSON type. The admin key goes in
+// Authorization, so this is for a guard that also lets a session's cookie in.
+func sameSite(r *http.Request) error {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		return nil
+	}
+	if r.Header.Get("Authorization") == "" && !isJSON(r) {
+		return tagserver.NewProblem(http.StatusUnsupportedMediaType, codeType, "send Content-Type: application/json")
+	}
+	return nil
+}
+
+func isJSON(r *http.Request) bool {
+	t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return err == nil && t == "application/json"
+}
+
+// patient takes the deadlines off a request that may take long: a build, or an
+// import, is not over when a page's request would be. Whoever calls is an admin.
+func patient(h echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		rc := http.NewResponseController(c.Response())
+		// A test's recorder has no deadlines, and then needs none taken off.
+		_ = rc.SetReadDeadline(time.Time{})
+		_ = rc.SetWriteDeadline(time.Time{})
+		return h(c)
+	}
+}
+
+// op is an operation of the API.
+type op struct {
+	method, path, summary string
+	tag                   string
+	ok                    int   // status of success
+	errors                []int // of failure; 401 always is one
+	body                  any   // a value of the body's type, for the description; nil: it takes none
+	slow                  bool  // takes as long as it takes
+}
+
+// operate registers an operation: with huma, which parses, answers and
+// describes, and as a row of the table.
+func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
+	hop := huma.Operation{
+		OperationID: operationID(o.method, o.path), Method: o.method, Path: base + o.path, Summary: o.summary, Tags: []string{o.tag},
+		DefaultStatus: o.ok, SkipValidateBody: true, MaxBodyBytes: maxBody,
+		Errors: append([]int{http.StatusUnauthorized}, o.errors...),
+	}
+	huma.Register(a.huma, hop, h)
+	if o.body != nil {
+		a.bodyIs(hop.Method, hop.Path, o.body)
+	}
+	row := func(c echo.Context) error {
+		if o.body != nil && !isJSON(c.Request()) {
+			return tagserver.NewProblem(http.StatusUnsupportedMediaType, codeType, "send Content-Type: application/json")
+		}
+		a.inner.ServeHTTP(c.Response(), c.Request())
+		return nil
+	}
+	if o.slow {
+		row = patient(row)
+	}
+	a.row(hop.Method, hop.Path, row)
+}
+
+// changed brings a change into force before it is answered.
+func (a *API) changed(ctx context.Context, what string) error {
+	// The change is kept; a caller that hangs up must not leave it out of force.
+	if err := a.o.Changed(context.WithoutCancel(ctx)); err != nil {
+		a.log.Error("a change is kept and not yet in force", "what", what, "error", err)
+		p := newProblem(http.StatusServiceUnavailable, codeUnavailable, "%s: the change is kept, but not in force yet; see the server's log, and read it again before you repeat it", what)
+		p.RetryAfter = 2
+		return p
+	}
+	return nil
+}
+
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}

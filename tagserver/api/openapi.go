@@ -1,0 +1,143 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/labstack/echo/v4"
+
+	"github.com/ebb-dmp/ebb/retention/forget"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/tagserver"
+)
+
+//go:generate go test -run TestTheCommittedDescriptionIsTheOneServed -update .
+
+// schemaName names a type in the description: the word of the design where Go's
+// name leans on its package.
+func schemaName(t reflect.Type, hint string) string {
+	switch t {
+	case reflect.TypeFor[audience.Definition]():
+		return "Audience"
+	case reflect.TypeFor[forget.Place]():
+		return "Place"
+	case reflect.TypeFor[huma.ErrorModel]():
+		return "Problem"
+	case reflect.TypeFor[huma.ErrorDetail]():
+		return "Fault"
+	}
+	name := huma.DefaultSchemaNamer(t, hint)
+	for _, ending := range []string{"View", "Body"} {
+		if short, ok := strings.CutSuffix(name, ending); ok && short != "" {
+			return short + map[string]string{"View": "Shown", "Body": "Request"}[ending]
+		}
+	}
+	return name
+}
+
+// operationID is "get-sites-id" and the like: stable, since clients are
+// generated from it.
+func operationID(method, path string) string {
+	path = strings.NewReplacer("/{", "-by-", "}", "", "/", "-").Replace(path)
+	return strings.ToLower(method) + path
+}
+
+// bodyIs says what an operation's body is. huma is given the bytes, since
+// decode is stricter than a schema can be, and so does not know.
+func (a *API) bodyIs(method, path string, v any) {
+	s := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(v), true, "")
+	a.operation(method, path).RequestBody.Content = map[string]*huma.MediaType{"application/json": {Schema: s}}
+}
+
+func (a *API) operation(method, path string) *huma.Operation {
+	p := a.huma.OpenAPI().Paths[path]
+	switch method {
+	case http.MethodGet:
+		return p.Get
+	case http.MethodPut:
+		return p.Put
+	case http.MethodPost:
+		return p.Post
+	case http.MethodDelete:
+		return p.Delete
+	}
+	return nil
+}
+
+// required is what a document must have, by the name of its schema. A test sends
+// each document without each of them, and without nothing else.
+var required = map[string][]string{
+	"Site":            {"origins", "source", "consent"},
+	"Source":          {"party"},
+	"Taxonomy":        {"title"},
+	"Category":        {"title"},
+	"Rule":            {"then"},
+	"Audience":        {"title", "kind"},
+	"Destination":     {"title"},
+	"EstimateRequest": {"rule"},
+	"ErasureRequest":  {"space", "id"},
+}
+
+// readOnly are fields that are shown or kept and never sent.
+var hidden = map[string][]string{"Destination": {"key_hash"}}
+
+// describe completes the description and makes the row that serves it.
+func (a *API) describe() error {
+	doc := a.huma.OpenAPI()
+	schemas := doc.Components.Schemas.Map()
+	for name, fields := range hidden {
+		for _, f := range fields {
+			if schemas[name] == nil || schemas[name].Properties[f] == nil {
+				return fmt.Errorf("the description has no %s.%s to hide", name, f)
+			}
+			delete(schemas[name].Properties, f)
+		}
+	}
+	for name, fields := range required {
+		if schemas[name] == nil {
+			return fmt.Errorf("the description has no %s", name)
+		}
+		schemas[name].Required = fields
+	}
+	problemSchema(schemas)
+	for _, p := range doc.Paths {
+		// A PUT that makes a document answers 201.
+		if p.Put != nil {
+			ok := *p.Put.Responses["200"]
+			ok.Description = "Created"
+			p.Put.Responses["201"] = &ok
+		}
+	}
+	b, err := json.MarshalIndent(doc, "", " ")
+	if err != nil {
+		return fmt.Errorf("print the description: %w", err)
+	}
+	a.openapi = append(b, '\n')
+	a.row(http.MethodGet, base+"/openapi.json", func(c echo.Context) error {
+		return c.Blob(http.StatusOK, "application/openapi+json", a.openapi)
+	})
+	return nil
+}
+
+// problemSchema describes errors as they are answered, which is by the edge's
+// own form and not by huma's.
+func problemSchema(schemas map[string]*huma.Schema) {
+	text := func(doc string) *huma.Schema { return &huma.Schema{Type: huma.TypeString, Description: doc} }
+	_ = tagserver.Problem{} // the form that this describes
+	schemas["Problem"] = &huma.Schema{Type: huma.TypeObject, Required: []string{"type", "title", "status", "code"}, Properties: map[string]*huma.Schema{
+		"type":   text("about:blank: the code tells problems apart."),
+		"title":  text("The status in words."),
+		"status": {Type: huma.TypeInteger},
+		"code":   text("Stable, to decide by."),
+		"detail": text("What was attempted, what is wrong, and what to do."),
+		"errors": {Type: huma.TypeArray, Items: &huma.Schema{Ref: "#/components/schemas/Fault"}},
+	}}
+	schemas["Fault"] = &huma.Schema{Type: huma.TypeObject, Required: []string{"location", "message"}, Properties: map[string]*huma.Schema{
+		"location": text("The place: body.origins[1]."),
+		"message":  text("What is wrong there."),
+	}}
+}

@@ -1,0 +1,486 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/defs"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/query"
+	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
+)
+
+// definitions registers the resources that are documents.
+func (a *API) definitions() {
+	define(a, resource[taxonomy.Site, taxonomy.Site]{
+		path: "sites", one: "site", kind: defs.Site, show: same[taxonomy.Site],
+		id:    func(s *taxonomy.Site) *string { return (*string)(&s.ID) },
+		check: checkSite, users: usersOfSite,
+	})
+	define(a, resource[taxonomy.Source, taxonomy.Source]{
+		path: "sources", one: "source", kind: defs.Source, show: same[taxonomy.Source],
+		id:    func(s *taxonomy.Source) *string { return (*string)(&s.ID) },
+		check: func(_ *world, s, _ *taxonomy.Source) error { return s.Validate() },
+		users: usersOfSource,
+	})
+	define(a, a.taxonomies())
+	define(a, resource[rules.Rule, rules.Rule]{
+		path: "rules", one: "rule", kind: defs.Rule, show: same[rules.Rule],
+		id:    func(r *rules.Rule) *string { return &r.ID },
+		check: checkRule,
+	})
+	define(a, a.audiences("audiences", "audience", nil))
+	define(a, a.audiences("lookalikes", "lookalike", func(d *audience.Definition) bool { return d.Kind == audience.KindLookalike }))
+	define(a, a.destinations())
+}
+
+func same[T any](t *T, _ string) T { return *t }
+
+// Sites.
+
+func checkSite(w *world, s, _ *taxonomy.Site) error {
+	errs := []error{s.Validate()}
+	if _, ok := w.snap.Get(defs.Source, string(s.Source)); !ok && taxonomy.CheckSlug("source", string(s.Source)) == nil {
+		errs = append(errs, taxonomy.Invalid("source", "there is no source %q; make it first", s.Source))
+	}
+	return errors.Join(errs...)
+}
+
+func usersOfSite(w *world, s *taxonomy.Site) (users []tagserver.ProblemError, err error) {
+	all, err := load[rules.Rule](w, defs.Rule)
+	for i := range all {
+		if slices.Contains(all[i].Sites, s.ID) {
+			users = append(users, fault("rules/"+all[i].ID, "is for this site"))
+		}
+	}
+	return users, err
+}
+
+// Sources.
+
+func usersOfSource(w *world, s *taxonomy.Source) (users []tagserver.ProblemError, err error) {
+	sites, err := load[taxonomy.Site](w, defs.Site)
+	if err != nil {
+		return nil, err
+	}
+	for i := range sites {
+		if sites[i].Source == s.ID {
+			users = append(users, fault("sites/"+string(sites[i].ID), "is of this source"))
+		}
+	}
+	all, err := load[rules.Rule](w, defs.Rule)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if slices.Contains(all[i].Sites, taxonomy.ImportSite(s.ID)) {
+			users = append(users, fault("rules/"+all[i].ID, "is for the imports of this source"))
+		}
+	}
+	c, err := w.audiences()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range c.All() {
+		if slices.ContainsFunc(traitsOf(c, d.ID), func(t query.Trait) bool { return slices.Contains(t.Sources, s.ID) }) {
+			users = append(users, fault("audiences/"+string(d.ID), "names this source in its rule"))
+		}
+	}
+	return users, nil
+}
+
+// Rules.
+
+func checkRule(w *world, r, _ *rules.Rule) error {
+	f, err := w.forest(nil, "")
+	if err != nil {
+		return err
+	}
+	errs := []error{r.Validate(f)}
+	for i, s := range r.Sites {
+		at := fmt.Sprintf("sites[%d]", i)
+		if source, ok := strings.CutPrefix(string(s), taxonomy.ImportSitePrefix); ok {
+			if _, ok := w.snap.Get(defs.Source, source); !ok {
+				errs = append(errs, taxonomy.Invalid(at, "there is no source %q whose imports the rule could be for", source))
+			}
+		} else if _, ok := w.snap.Get(defs.Site, string(s)); !ok && taxonomy.CheckSlug("site", string(s)) == nil {
+			errs = append(errs, taxonomy.Invalid(at, "there is no site %q", s))
+		}
+	}
+	if _, is := w.snap.Get(defs.Rule, r.ID); !is && len(w.snap.List(defs.Rule)) >= rules.MaxRules {
+		errs = append(errs, taxonomy.Invalid("id", "there are %d rules already, which is the most there can be", rules.MaxRules))
+	}
+	return errors.Join(errs...)
+}
+
+// Taxonomies.
+
+// taxonomyView is a taxonomy as it is shown. Lists leave the categories out:
+// there may be thousands.
+type taxonomyView struct {
+	tree.Taxonomy
+	Categories []tree.Category `json:"categories,omitempty"`
+}
+
+func (a *API) taxonomies() resource[tree.Taxonomy, taxonomyView] {
+	return resource[tree.Taxonomy, taxonomyView]{
+		path: "taxonomies", one: "taxonomy", kind: defs.Taxonomy, builtin: a.o.Builtin,
+		id:   func(t *tree.Taxonomy) *string { return &t.ID },
+		show: func(t *tree.Taxonomy, _ string) taxonomyView { return taxonomyView{*t, t.Categories} },
+		brief: func(t *tree.Taxonomy) taxonomyView {
+			return taxonomyView{Taxonomy: *t}
+		},
+		check: checkTaxonomy,
+		users: func(w *world, t *tree.Taxonomy) ([]tagserver.ProblemError, error) {
+			without, err := w.forest(nil, t.ID)
+			if err != nil {
+				return nil, err
+			}
+			return w.broken(without)
+		},
+	}
+}
+
+func checkTaxonomy(w *world, t, _ *tree.Taxonomy) error {
+	if t.Categories == nil {
+		t.Categories = []tree.Category{}
+	}
+	if err := t.Validate(); err != nil {
+		return err
+	}
+	f, err := w.forest(t, "")
+	if err != nil {
+		// Alone it is sound: what is left is how many ancestors a category has.
+		if f, ok := faultsOf("", err); ok {
+			return taxonomy.Invalid("categories", "%s", f[0].Message)
+		}
+		return err
+	}
+	users, err := w.broken(f)
+	if err == nil && len(users) > 0 {
+		err = inUse("a category that would go", users)
+	}
+	return err
+}
+
+// forest grows all taxonomies, with one in the place of that of its ID, or
+// without one.
+func (w *world) forest(with *tree.Taxonomy, without string) (*tree.Forest, error) {
+	own, err := load[tree.Taxonomy](w, defs.Taxonomy)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(w.a.o.Builtin, own)
+	all = slices.DeleteFunc(all, func(t tree.Taxonomy) bool { return t.ID == without || with != nil && t.ID == with.ID })
+	if with != nil {
+		all = append(all, *with)
+	}
+	return tree.New(all...)
+}
+
+// broken says which rules and audiences name a category that is in the present
+// forest and not in the next.
+func (w *world) broken(next *tree.Forest) (users []tagserver.ProblemError, err error) {
+	now, err := w.forest(nil, "")
+	if err != nil {
+		return nil, err
+	}
+	all, err := load[rules.Rule](w, defs.Rule)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		err := all[i].Validate(next)
+		if err == nil || all[i].Validate(now) != nil {
+			continue
+		}
+		if f, ok := faultsOf("rules/"+all[i].ID, err); ok {
+			users = append(users, f...)
+		}
+	}
+	gone := func(t taxonomy.Trait) bool {
+		_, was := now.Index(t)
+		_, is := next.Index(t)
+		return was && !is
+	}
+	c, err := w.audiences()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range c.All() {
+		for _, t := range traitsOf(c, d.ID) {
+			if gone(t.Trait) {
+				users = append(users, fault("audiences/"+string(d.ID), "names %s in its rule", t.Trait))
+				break
+			}
+		}
+		if d.Lookalike != nil && slices.ContainsFunc(d.Lookalike.Exclude, gone) {
+			users = append(users, fault("audiences/"+string(d.ID), "names it in lookalike.exclude"))
+		}
+	}
+	return users, nil
+}
+
+// Audiences, and lookalikes, which are the audiences of that kind.
+
+func (a *API) audiences(path, one string, has func(*audience.Definition) bool) resource[audience.Definition, audience.Definition] {
+	return resource[audience.Definition, audience.Definition]{
+		path: path, one: one, kind: defs.Audience, has: has, show: same[audience.Definition],
+		id: func(d *audience.Definition) *string { return (*string)(&d.ID) },
+		check: func(w *world, d, _ *audience.Definition) error {
+			if has != nil {
+				d.Kind = cmp.Or(d.Kind, audience.KindLookalike)
+				if !has(d) {
+					return taxonomy.Invalid("kind", "%q is not %q; other audiences are made at %s/audiences", cut(string(d.Kind)), audience.KindLookalike, base)
+				}
+			}
+			return checkAudience(w, d)
+		},
+		users: usersOfAudience,
+	}
+}
+
+func (w *world) audiences() (*audience.Catalog, error) {
+	list, err := load[audience.Definition](w, defs.Audience)
+	if err != nil {
+		return nil, err
+	}
+	versioned := make([]audience.Versioned, len(list))
+	for i, d := range w.snap.List(defs.Audience) {
+		versioned[i] = audience.Versioned{Definition: list[i], Version: d.Version}
+	}
+	return audience.NewCatalog(versioned), nil
+}
+
+func checkAudience(w *world, d *audience.Definition) error {
+	c, err := w.audiences()
+	if err != nil {
+		return err
+	}
+	errs := []error{c.Validate(d)}
+	for _, o := range c.All() {
+		if o.ID != d.ID && o.PublicSlug() == d.PublicSlug() {
+			field := "slug"
+			if d.Slug == "" {
+				field = "id"
+			}
+			errs = append(errs, taxonomy.Invalid(field, "%q is what pages and partners know audience %q by", d.PublicSlug(), o.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func usersOfAudience(w *world, d *audience.Definition) (users []tagserver.ProblemError, err error) {
+	c, err := w.audiences()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range c.Dependents(d.ID) {
+		users = append(users, fault("audiences/"+string(id), "names this audience"))
+	}
+	all, err := load[delivery.Destination](w, defs.Destination)
+	for i := range all {
+		if slices.Contains(all[i].Audiences, d.ID) {
+			users = append(users, fault("destinations/"+string(all[i].ID), "gets this audience"))
+		}
+	}
+	return users, err
+}
+
+// traitsOf returns the parts of an audience's own rule that name a trait.
+func traitsOf(c *audience.Catalog, id taxonomy.AudienceID) (traits []query.Trait) {
+	var walk func(query.Expr)
+	walk = func(e query.Expr) {
+		switch e := e.(type) {
+		case query.And:
+			for _, k := range e.Of {
+				walk(k)
+			}
+		case query.Or:
+			for _, k := range e.Of {
+				walk(k)
+			}
+		case query.Not:
+			walk(e.Of)
+		case query.Trait:
+			traits = append(traits, e)
+		}
+	}
+	if e, ok := c.Audience(id); ok {
+		walk(e)
+	}
+	return traits
+}
+
+// Destinations.
+
+// destinationView is a destination as it is shown: without the hash of its key,
+// and with the key when it is new.
+type destinationView struct {
+	delivery.Destination
+	KeyHash string `json:"-"`
+	Key     string `json:"key,omitempty" doc:"The key by which the partner pulls, shown once: when the destination is made."`
+}
+
+func showDestination(d *delivery.Destination, key string) destinationView {
+	v := destinationView{Destination: *d, Key: key}
+	v.Destination.KeyHash = ""
+	return v
+}
+
+func (a *API) destinations() resource[delivery.Destination, destinationView] {
+	return resource[delivery.Destination, destinationView]{
+		path: "destinations", one: "destination", kind: defs.Destination, show: showDestination,
+		id: func(d *delivery.Destination) *string { return (*string)(&d.ID) },
+		readOnly: map[string]string{
+			"key_hash": "is not set here; POST to the destination's /key makes a new key",
+			"key":      "is not set here; POST to the destination's /key makes a new key",
+		},
+		check: checkDestination,
+		created: func(d *delivery.Destination) (key string, err error) {
+			key, d.KeyHash, err = delivery.NewKey(a.o.Rand)
+			return key, err
+		},
+		deleted: func(ctx context.Context, id string) error {
+			return a.o.Deliveries.Drop(ctx, taxonomy.DestinationID(id))
+		},
+	}
+}
+
+func checkDestination(w *world, d, old *delivery.Destination) error {
+	var errs []error
+	was := uint32(0)
+	if old != nil {
+		d.KeyHash, was = old.KeyHash, old.PseudonymEpoch
+		if d.PseudonymEpoch == 0 {
+			d.PseudonymEpoch = was
+		}
+	}
+	if d.PseudonymEpoch != was {
+		errs = append(errs, taxonomy.Invalid("pseudonym_epoch", "%d is not %d: it changes by command only, since that changes everybody's pseudonym", d.PseudonymEpoch, was))
+	}
+	if d.Title == "" || len(d.Title) > 200 {
+		errs = append(errs, taxonomy.Invalid("title", "want 1 to 200 bytes, got %d", len(d.Title)))
+	}
+	*d = d.WithDefaults()
+	if d.Audiences == nil {
+		d.Audiences = []taxonomy.AudienceID{}
+	}
+	errs = append(errs, d.Validate(), w.a.o.Deliveries.Check(d))
+	for i, id := range d.Audiences {
+		if _, ok := w.snap.Get(defs.Audience, string(id)); !ok && taxonomy.CheckSlug("audience", string(id)) == nil {
+			errs = append(errs, taxonomy.Invalid("audiences["+strconv.Itoa(i)+"]", "there is no audience %q", id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+type (
+	idIn struct {
+		ID string `path:"id" maxLength:"64"`
+	}
+	keyOut struct {
+		ETag string `header:"ETag"`
+		Body keyBody
+	}
+	keyBody struct {
+		Key string `json:"key" doc:"Shown this once; only its hash is kept. The key before it is void."`
+	}
+)
+
+// newKey gives a destination another key. It needs no If-Match: who asks for a
+// new key wants the old one void whatever else has changed.
+func (a *API) newKey(ctx context.Context, in *idIn) (*keyOut, error) {
+	r := a.destinations()
+	what := "make a key for " + r.name(in.ID)
+	a.changing.Lock()
+	defer a.changing.Unlock()
+	w, err := a.world(ctx)
+	if err != nil {
+		return nil, a.fail(what, err)
+	}
+	d, version, err := r.find(w.snap, in.ID)
+	if err != nil {
+		return nil, a.fail(what, err)
+	}
+	var key string
+	if key, d.KeyHash, err = delivery.NewKey(a.o.Rand); err != nil {
+		return nil, a.fail(what, err)
+	}
+	kept, err := a.keep(ctx, r.kind, in.ID, what, d, version)
+	if err != nil {
+		return nil, err
+	}
+	return &keyOut{ETag: etag(kept), Body: keyBody{key}}, nil
+}
+
+// deliveries registers what destinations are asked to do.
+func (a *API) deliveries() {
+	operate(a, op{method: http.MethodPost, path: "/destinations/{id}/key", tag: "destinations", ok: 200, errors: []int{404, 412, 503}, summary: "Make a new key for a destination"}, a.newKey)
+	operate(a, op{method: http.MethodPost, path: "/destinations/{id}/deliveries", tag: "destinations", ok: 200, errors: []int{404, 409, 503}, slow: true, summary: "Deliver the current generation now"},
+		func(ctx context.Context, in *idIn) (*bodyOut[deliveryView], error) {
+			what := "deliver to " + in.ID
+			if err := a.exists(defs.Destination, "destination", in.ID); err != nil {
+				return nil, err
+			}
+			if refs, err := a.o.Generations.List(ctx); err != nil {
+				return nil, a.fail(what, err)
+			} else if len(refs) == 0 {
+				return nil, newProblem(http.StatusConflict, codeConflict, "there is no generation to deliver yet; POST to %s/generations builds one", base)
+			}
+			d, err := a.o.Deliveries.Deliver(ctx, taxonomy.DestinationID(in.ID))
+			if err != nil {
+				return nil, a.fail(what, err)
+			}
+			return &bodyOut[deliveryView]{showDelivery(d)}, nil
+		})
+	operate(a, op{method: http.MethodGet, path: "/destinations/{id}/deliveries", tag: "destinations", ok: 200, errors: []int{404}, summary: "List the last deliveries, newest first"},
+		func(ctx context.Context, in *idIn) (*bodyOut[items[deliveryView]], error) {
+			if err := a.exists(defs.Destination, "destination", in.ID); err != nil {
+				return nil, err
+			}
+			list, err := a.o.Deliveries.Deliveries(ctx, taxonomy.DestinationID(in.ID))
+			if err != nil {
+				return nil, a.fail("list deliveries to "+in.ID, err)
+			}
+			out := &bodyOut[items[deliveryView]]{items[deliveryView]{Items: []deliveryView{}}}
+			for _, d := range list {
+				out.Body.Items = append(out.Body.Items, showDelivery(d))
+			}
+			return out, nil
+		})
+}
+
+type (
+	bodyOut[B any] struct{ Body B }
+	// items is a list that is always whole.
+	items[E any] struct {
+		Items []E `json:"items"`
+	}
+	deliveryView struct {
+		delivery.Delivery
+		At time.Time `json:"at"`
+	}
+)
+
+func showDelivery(d delivery.Delivery) deliveryView { return deliveryView{d, d.At.Time()} }
+
+// exists returns the problem of a document that is not there.
+func (a *API) exists(kind defs.Kind, one, id string) error {
+	if _, ok := a.o.Defs.Snapshot().Get(kind, id); !ok {
+		return a.fail(fmt.Sprintf("find %s %q", one, cut(id)), fmt.Errorf("%w", retention.ErrNotFound))
+	}
+	return nil
+}
