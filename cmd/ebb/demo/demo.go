@@ -45,6 +45,8 @@ type Options struct {
 	// Dir is an empty folder for everything that the demo writes.
 	Dir    string
 	Logger *slog.Logger
+	// Quiet leaves out the live stream, for tests that count.
+	Quiet bool
 }
 
 // Info says where to look. It is what `ebb demo -o json` prints.
@@ -133,7 +135,9 @@ func Start(ctx context.Context, o Options) (d *Demo, err error) {
 		p.base = d.Info.Partner
 		a.Go("fake DSP "+string(p.Destination), p.run)
 	}
-	a.Go("live stream", d.stream)
+	if !o.Quiet {
+		a.Go("live stream", d.stream)
+	}
 	return d, nil
 }
 
