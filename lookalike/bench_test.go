@@ -109,7 +109,7 @@ func BenchmarkExtendFromTenThousandColumns(b *testing.B) {
 	for b.Loop() {
 		r = mustRun(b, o, p, seed, audience.LookalikeSpec{Share: 0.01})
 	}
-	b.ReportMetric(float64((b.Elapsed()/time.Duration(b.N)).Milliseconds()), "ms/extension")
+	b.ReportMetric(float64((b.Elapsed() / time.Duration(b.N)).Milliseconds()), "ms/extension")
 	b.ReportMetric(auc(scoresOf(r, p.n), shown, hidden), "AUC")
 	b.ReportMetric(r.quality.auc, "AUC-held-out")
 	b.ReportMetric(auc(p.naiveBayes(seed, nil), shown, hidden), "AUC-naive-Bayes")

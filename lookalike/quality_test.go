@@ -12,11 +12,11 @@ import (
 // The topic model is found again: better than by activity, by popularity and by
 // naive Bayes, and the figure that people see is near the truth.
 func TestAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
-	p := plant(60_000, 800, -5)
+	p := plant(30_000, 300, -5)
 	random := rand.New(rand.NewPCG(5, 6))
 	popular, active := p.popularity(nil)
 	var truth, held, nb, pop, act, actHeld float64
-	const runs = 4
+	const runs = 3
 	var seed index.Set
 	var hidden func(int) bool
 	var r run
@@ -70,12 +70,12 @@ func TestAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
 // A seed without anything in common has an AUC of chance: nothing leaks from
 // the labels into what is held out.
 func TestARandomSeedHasTheAUCOfChance(t *testing.T) {
-	p := plant(12_000, 300, -5)
+	p := plant(6_000, 120, -5)
 	sum, inside, verdicts := 0.0, 0, map[string]int{}
-	const runs = 20
+	const runs = 30
 	random := rand.New(rand.NewPCG(9, 9))
 	for range runs {
-		run := mustRun(t, options(), p, setOf(random.Perm(p.n)[:400]...), audience.LookalikeSpec{Size: 100})
+		run := mustRun(t, options(), p, setOf(random.Perm(p.n)[:250]...), audience.LookalikeSpec{Size: 100})
 		sum += run.quality.auc
 		if run.quality.low <= 0.5 && 0.5 <= run.quality.high {
 			inside++
@@ -83,7 +83,7 @@ func TestARandomSeedHasTheAUCOfChance(t *testing.T) {
 		verdicts[run.report().Verdict]++
 	}
 	t.Logf("mean AUC %.4f; 0.5 is in %d of %d intervals; verdicts %v", sum/runs, inside, runs, verdicts)
-	if math.Abs(sum/runs-0.5) > 0.01 || inside < runs-3 {
+	if math.Abs(sum/runs-0.5) > 0.012 || inside < runs-4 {
 		t.Errorf("mean AUC %.4f; 0.5 is in %d of %d intervals", sum/runs, inside, runs)
 	}
 	if verdicts["weak"] < runs-1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 )
 
 // The model is a ridge regression of "is in the seed" on what a visitor has:
@@ -65,13 +66,40 @@ const (
 // weights are of the features, then of the groups, then one of all.
 type weights []float64
 
+// part is the members of the seed without those of two folds, which may be the
+// same, or none.
+type part struct{ a, b int }
+
+const noFold = -1
+
+func (p part) without(fold int) bool { return p.a == fold || p.b == fold }
+
+// parts are what is fitted: without each fold, to judge; without each two, to
+// choose a form for judging the one by the other; and with all, last. That of
+// folds a and b is at place partOf(a, b).
+var parts = func() (ps []part) {
+	for a := range folds {
+		for b := a; b < folds; b++ {
+			ps = append(ps, part{a, b})
+		}
+	}
+	return append(ps, part{noFold, noFold})
+}()
+
+func partOf(a, b int) int {
+	if a > b {
+		a, b = b, a
+	}
+	return a*folds - a*(a-1)/2 + b - a
+}
+
 // system is the equations. Its matrix is symmetric, and only its lower half is
 // kept: row i at i·size, up to the diagonal.
 type system struct {
 	form           form
 	features, size int
 	gram           []float64
-	rhs            []weights // by fold: Zᵀy without that fold; last: with all
+	rhs            []weights // Zᵀy for each of parts
 }
 
 // coordinates appends those of a row that are not 0, rising. The last two are 1,
@@ -86,7 +114,7 @@ func (s *system) coordinates(dst []int, of []uint16) []int {
 func newSystem(ctx context.Context, r *rows, f form, features, workers int) (*system, error) {
 	s := &system{form: f, features: features, size: features + groups + 1}
 	s.gram = make([]float64, s.size*s.size)
-	s.rhs = make([]weights, folds+1)
+	s.rhs = make([]weights, len(parts))
 	for k := range s.rhs {
 		s.rhs[k] = make(weights, s.size)
 	}
@@ -99,7 +127,7 @@ func newSystem(ctx context.Context, r *rows, f form, features, workers int) (*sy
 		at = s.coordinates(at[:0], r.of[x.from:x.to])
 		v := f.value(len(at) - 2)
 		for k := range s.rhs {
-			if k == int(x.fold) {
+			if parts[k].without(int(x.fold)) {
 				continue
 			}
 			for _, c := range at[:len(at)-2] {
@@ -160,8 +188,8 @@ func (s *system) penalty(coordinate int, lambda float64) float64 {
 	return lambda
 }
 
-// solve returns the weights for one penalty: by fold, and for the whole seed.
-// scratch is as large as the matrix.
+// solve returns the weights for one penalty, of each of parts. scratch is as
+// large as the matrix.
 func (s *system) solve(ctx context.Context, lambda float64, scratch []float64, workers int) ([]weights, error) {
 	copy(scratch, s.gram)
 	for c := range s.size {
@@ -172,10 +200,14 @@ func (s *system) solve(ctx context.Context, lambda float64, scratch []float64, w
 	}
 	out := make([]weights, len(s.rhs))
 	for k, b := range s.rhs {
-		out[k] = append(weights(nil), b...)
-		substitute(scratch, s.size, out[k])
+		out[k] = slices.Clone(b)
 	}
-	return out, nil
+	return out, parallel(ctx, workers, workers, func() blockFunc {
+		return func(i int) error {
+			substitute(scratch, s.size, out[i*len(out)/workers:(i+1)*len(out)/workers])
+			return nil
+		}
+	})
 }
 
 // tile is how many columns are eliminated at a time.
@@ -271,16 +303,23 @@ func dot(x, y []float64) (s float64) {
 	return s
 }
 
-// substitute solves with a factor, in place.
-func substitute(l []float64, n int, b weights) {
+// substitute solves with a factor, in place, for several right sides at once:
+// each row of the factor is then read once for all.
+func substitute(l []float64, n int, bs []weights) {
 	for i := range n {
-		b[i] = (b[i] - dot(l[i*n:i*n+i], b[:i])) / l[i*n+i]
+		row := l[i*n : i*n+i]
+		for _, b := range bs {
+			b[i] = (b[i] - dot(row, b)) / l[i*n+i]
+		}
 	}
 	for i := n - 1; i >= 0; i-- {
-		b[i] /= l[i*n+i]
-		v := b[i]
-		for j, x := range l[i*n : i*n+i] {
-			b[j] -= v * x
+		row := l[i*n : i*n+i]
+		for _, b := range bs {
+			b[i] /= l[i*n+i]
+			v := b[i]
+			for j, x := range row {
+				b[j] -= v * x
+			}
 		}
 	}
 }

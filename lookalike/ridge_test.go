@@ -130,17 +130,17 @@ func TestWeightsAreThoseOfAnIndependentSolver(t *testing.T) {
 				penalty[i] = 0.001
 			}
 		}
-		for fold := range folds + 1 {
+		for k, part := range parts {
 			y := make([]float64, n)
 			for _, v := range members {
-				if fold == folds || int(mix(saltFold, 0, uint32(v))%folds) != fold {
+				if fold := int(mix(saltFold, 0, uint32(v)) % folds); fold != part.a && fold != part.b {
 					y[v] = 1
 				}
 			}
 			want := leastSquares(z, y, penalty)
 			for i := range want {
-				if math.Abs(got[fold][i]-want[i]) > 1e-8 {
-					t.Errorf("%+v, fold %d, weight %d: %.10f, want %.10f", f, fold, i, got[fold][i], want[i])
+				if math.Abs(got[k][i]-want[i]) > 1e-8 {
+					t.Errorf("%+v, part %v, weight %d: %.10f, want %.10f", f, part, i, got[k][i], want[i])
 				}
 			}
 		}
@@ -182,7 +182,7 @@ func TestAFactorSolvesAndDoesNotDependOnTheWorkers(t *testing.T) {
 			t.Fatal("one worker and three differ")
 		}
 		x := slices.Clone(b)
-		substitute(l, n, x)
+		substitute(l, n, []weights{make(weights, n), x})
 		for i := range n {
 			sum := -b[i]
 			for j := range n {
@@ -198,5 +198,15 @@ func TestAFactorSolvesAndDoesNotDependOnTheWorkers(t *testing.T) {
 func TestAMatrixThatIsNotPositiveIsRefused(t *testing.T) {
 	if err := factor(t.Context(), []float64{1, 2, 2, 1}, 2, 1); err == nil {
 		t.Error("factored")
+	}
+}
+
+func TestPartsAreFoundByTheirFolds(t *testing.T) {
+	for a := range folds {
+		for b := range folds {
+			if p := parts[partOf(a, b)]; p != (part{min(a, b), max(a, b)}) {
+				t.Errorf("folds %d and %d: %v", a, b, p)
+			}
+		}
 	}
 }
