@@ -18,6 +18,7 @@ import (
 type feature struct {
 	trait taxonomy.Trait
 	op    index.Operand
+	days  uint64 // visitor-days in the index, as a first measure
 	// members in the training population, and in the seed's part of it
 	n, seed uint64
 }
@@ -112,12 +113,17 @@ func (s *Scorer) candidates(view audience.View, spec audience.LookalikeSpec) (*c
 			if strings.HasPrefix(string(t), "l:") && strings.HasSuffix(string(t), "=out") {
 				continue // says only that a list once had them
 			}
-			c.features = append(c.features, feature{trait: t, op: index.Operand{Kind: index.OpNewest, Columns: r.Columns(t), All: r.StatementColumns(key), AsOf: today}})
+			c.features = append(c.features, feature{trait: t, days: n, op: index.Operand{Kind: index.OpNewest, Columns: r.Columns(t), All: r.StatementColumns(key), AsOf: today}})
 		default:
-			c.features = append(c.features, feature{trait: t, op: index.Operand{Kind: index.OpCount, Columns: r.Columns(t), From: today.Oldest(), To: today, Unit: index.Events, Min: 1}})
+			c.features = append(c.features, feature{trait: t, days: n, op: index.Operand{Kind: index.OpCount, Columns: r.Columns(t), From: today.Oldest(), To: today, Unit: index.Events, Min: 1}})
 		}
 	}
-	slices.SortFunc(c.features, func(a, b feature) int { return strings.Compare(string(a.trait), string(b.trait)) })
+	// A site may make traits without end. Those with the most visitor-days are
+	// counted, several times as many as will be learnt from.
+	byTrait := func(a, b feature) int { return strings.Compare(string(a.trait), string(b.trait)) }
+	slices.SortFunc(c.features, func(a, b feature) int { return cmp.Or(cmp.Compare(b.days, a.days), byTrait(a, b)) })
+	c.features = c.features[:min(len(c.features), counted*s.Columns)]
+	slices.SortFunc(c.features, byTrait)
 	slices.SortFunc(c.excluded, func(a, b Exclusion) int { return strings.Compare(string(a.Trait), string(b.Trait)) })
 	return c, nil
 }

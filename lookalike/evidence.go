@@ -105,10 +105,10 @@ func (r *run) report() Detail {
 }
 
 func (q *quality) reach(p *population, s *scores, n uint64) Reach {
-	x := Reach{Size: n, Score: s.reach(n)}
 	if n == 0 || s.pool == 0 {
-		return x
+		return Reach{}
 	}
+	x := Reach{Size: n, Score: s.reach(n)}
 	share := float64(n) / float64(s.pool)
 	recall := q.recall(share)
 	low, high := wilson(recall, float64(len(q.held)))

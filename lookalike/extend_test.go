@@ -321,3 +321,54 @@ func TestTheEvidenceSaysWhyInWords(t *testing.T) {
 	}
 	t.Logf("%s: %s AUC %v (%v to %v), activity %v; %s", d.Verdict, d.Says, d.AUC, d.AUCLow, d.AUCHigh, d.ActivityAUC, d.For[0].Says)
 }
+
+// A share of nobody, and a world where nobody else has a trait, are empty and
+// still have evidence that can be written down.
+func TestAnEmptyExtensionHasEvidence(t *testing.T) {
+	v, members := shop()
+	set, ev, d := mustExtend(t, options(), v, setOf(members...), audience.LookalikeSpec{Share: 1e-6})
+	if set.Count() != 0 || ev.AUC == 0 || d.Asked != (Reach{}) || len(d.Curve) == 0 {
+		t.Errorf("%d visitors, %+v", set.Count(), d.Asked)
+	}
+
+	c := newCrowd(1000, []taxonomy.Trait{"k:x=1", "k:y=1"})
+	members = nil
+	for i := range 300 {
+		members = append(members, i)
+		if i%3 > 0 {
+			c.add(i, i%3-1)
+		}
+	}
+	_, _, err := New(options()).Extend(t.Context(), c, setOf(members...), audience.LookalikeSpec{Seed: seedID, Size: 10})
+	if !errors.Is(err, audience.ErrUnfit) {
+		t.Errorf("traits that only members have: %v", err)
+	}
+}
+
+// More traits than can be counted: the build goes on with the most common.
+func TestTraitsWithoutEndDoNotEndTheBuild(t *testing.T) {
+	var names []taxonomy.Trait
+	for j := range 200 {
+		names = append(names, taxonomy.Trait(fmt.Sprintf("k:x%03d=1", j)))
+	}
+	v := newCrowd(4000, names)
+	r := rand.New(rand.NewPCG(1, 8))
+	for i := range v.n {
+		for j := range names {
+			if r.IntN(1000) < 10+j {
+				v.add(i, j)
+			}
+		}
+	}
+	o := options()
+	o.Columns = 10
+	x := mustRun(t, o, v, setOf(r.Perm(v.n)[:300]...), audience.LookalikeSpec{Size: 10})
+	if len(x.features) != 40 || len(x.learnt) != 10 {
+		t.Errorf("counted %d, learnt from %d; want 40 and 10", len(x.features), len(x.learnt))
+	}
+	for _, f := range x.learnt {
+		if f.trait < "k:x150=1" {
+			t.Errorf("learnt from %s, which is rare", f.trait)
+		}
+	}
+}

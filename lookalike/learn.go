@@ -85,6 +85,9 @@ func learn(ctx context.Context, r *rows, chosen []int, all []feature, workers in
 		t.outer = mean(t.folds[:])
 	}
 	m.quality = crossFit(tries)
+	if len(m.quality.held) == 0 {
+		return nil, unfit("no fold of the sample has both members and others; widen the seed")
+	}
 	best := choose(tries, func(t *try) float64 { return t.outer })
 	m.weights, m.form = tries[best].weights, forms[best]
 	var alone [folds]placing

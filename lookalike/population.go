@@ -82,7 +82,7 @@ func (p *population) fit() error {
 		return unfit("%s of the seed's %d members may be learnt from, at least %d are needed; the others do not permit training, or are bots or held out: widen the seed, or ask for consent to training", shown(p.seedTraining), p.members, MinSeed)
 	case p.seedTraining < MinSeed:
 		return unfit("the seed has %s members to learn from, at least %d are needed; widen its rule or its window", shown(p.seedTraining), MinSeed)
-	case p.training-p.seedTraining < MinSeed:
+	case p.training-p.seedTraining < max(MinSeed, p.training/100):
 		return unfit("the seed holds nearly everyone who may be learnt from, so there is nobody to tell it from; narrow its rule")
 	}
 	return nil

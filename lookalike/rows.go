@@ -35,9 +35,6 @@ type rows struct {
 // gather reads every feature of every block once: it counts, and keeps the
 // traits of those who are learnt from.
 func (p *population) gather(ctx context.Context, features []feature) (*rows, error) {
-	if len(features) > 1<<16 {
-		return nil, fmt.Errorf("%d traits to learn from, at most %d; exclude some", len(features), 1<<16)
-	}
 	sample := below(uint64(p.sample), p.training)
 	positives := below(uint64(p.sample), p.seedTraining)
 	type part struct {

@@ -22,7 +22,6 @@ type scores struct {
 	pool       uint64 // of whom a share is taken: all who are not in the seed
 	wanted     uint64
 	taken      uint64
-	threshold  float32
 }
 
 // rank is a number that is in the order of the floats.
@@ -207,7 +206,6 @@ func (s *scores) take(ctx context.Context, p *population) (index.Set, error) {
 		out[t.at.shard].Add(t.place)
 		s.taken++
 	}
-	s.threshold = unrank(line)
 	return out, ctx.Err()
 }
 

@@ -42,7 +42,7 @@ type Options struct {
 	// result does not depend on it.
 	Workers int
 	// Sample is about how many visitors are learnt from beside the seed, and
-	// at most how many of the seed, 0 means 100,000. Columns is at most how many
+	// at most how many of the seed: at least 1,000, 0 means 100,000. Columns is at most how many
 	// traits are learnt from, the most common first, 0 means 2,048, at most 8,192.
 	Sample, Columns int
 }
@@ -59,8 +59,11 @@ const (
 	folds = 5
 
 	defaultSample  = 100_000
+	leastSample    = 1000
 	defaultColumns = 2048
 	maxColumns     = 8192
+	// counted · maxColumns numbers must fit into a uint16.
+	counted = 4
 )
 
 // Scorer extends seeds: it is an audience.Scorer. It is immutable and safe for
@@ -79,7 +82,7 @@ func New(o Options) *Scorer {
 	if o.Columns <= 0 {
 		o.Columns = defaultColumns
 	}
-	o.Columns = min(o.Columns, maxColumns)
+	o.Sample, o.Columns = max(o.Sample, leastSample), min(o.Columns, maxColumns)
 	return &Scorer{o}
 }
 
