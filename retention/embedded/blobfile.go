@@ -65,8 +65,8 @@ func writeBlob(f vfs.FS, path, name string, over taxonomy.Millis, content io.Rea
 		return retention.Blob{}, err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	header := blobHeader()
-	if _, err := w.Write(header); err != nil {
+	// A vfs.File may change the bytes that it writes: no slice is used again.
+	if _, err := w.Write(blobHeader()); err != nil {
 		return retention.Blob{}, err
 	}
 	blob := retention.Blob{Name: name, Over: over}
@@ -96,7 +96,7 @@ func writeBlob(f vfs.FS, path, name string, over taxonomy.Millis, content io.Rea
 	tail := binary.BigEndian.AppendUint64(nil, uint64(blob.Bytes))
 	tail = binary.BigEndian.AppendUint64(tail, uint64(over))
 	tail = append(tail, blob.SHA256[:]...)
-	tail = binary.BigEndian.AppendUint32(tail, blobSum(name, header, sums, tail))
+	tail = binary.BigEndian.AppendUint32(tail, blobSum(name, blobHeader(), sums, tail))
 	tail = append(tail, blobEnd...)
 	if _, err := w.Write(append(sums, tail...)); err != nil {
 		return retention.Blob{}, err

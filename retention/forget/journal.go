@@ -1,6 +1,7 @@
 package forget
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -232,7 +233,7 @@ func (j *Journal) Append(ctx context.Context, entries []Entry) error {
 		return nil
 	}
 	for _, f := range j.files {
-		_, err := f.f.Write(b)
+		_, err := f.f.Write(bytes.Clone(b)) // a file may change the bytes that it writes
 		if err == nil {
 			err = f.f.Sync()
 		}
