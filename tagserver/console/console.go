@@ -294,3 +294,6 @@ func (c *Console) generation(ctx context.Context) (*audience.Generation, error) 
 	}
 	return gens[0], nil
 }
+
+// Seconds is how long a pass took, rounded up.
+func (n Night) Seconds() int { return int((n.Took + taxonomy.Second - 1) / taxonomy.Second) }

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -54,14 +53,12 @@ type sessions struct {
 }
 
 func newSessions(rand io.Reader, now func() taxonomy.Millis) (*sessions, error) {
-	s := &sessions{now: now, rand: rand, over: map[[16]byte]taxonomy.Millis{}, fails: rate2()}
+	s := &sessions{now: now, rand: rand, over: map[[16]byte]taxonomy.Millis{}, fails: rate.NewLimiter(rate.Every(failEvery), failBurst)}
 	if _, err := io.ReadFull(rand, s.key[:]); err != nil {
 		return nil, fmt.Errorf("draw the key of sessions: %w", err)
 	}
 	return s, nil
 }
-
-func rate2() *rate.Limiter { return rate.NewLimiter(rate.Every(failEvery), failBurst) }
 
 const sessionBytes = 8 + 16 + sha256.Size
 
@@ -252,13 +249,4 @@ func (c *Console) logout(e echo.Context) (*page, error) {
 	}
 	e.SetCookie(&http.Cookie{Name: CookieName, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1})
 	return nil, e.Redirect(http.StatusSeeOther, base+"/login")
-}
-
-// loopback reports whether a Host header names this machine.
-func loopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

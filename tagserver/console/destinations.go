@@ -1,0 +1,132 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// destinationRow is a destination and how its last delivery went.
+type destinationRow struct {
+	delivery.Destination
+	Runs []delivery.Delivery // the newest first
+	Last *delivery.Delivery
+}
+
+// Href is the destination's page.
+func (r *destinationRow) Href() string { return pathOf("destinations", string(r.ID)) }
+
+// resultWords says what the results of deliveries mean.
+var resultWords = map[string]string{
+	delivery.ResultFull:      "everything was said anew",
+	delivery.ResultDelta:     "what changed was said",
+	delivery.ResultSame:      "nothing changed for this destination",
+	delivery.ResultDelivered: "had been delivered before",
+}
+
+func (c *Console) destinationRow(ctx context.Context, d delivery.Destination) (destinationRow, error) {
+	r := destinationRow{Destination: d.WithDefaults()}
+	r.Title = cmp.Or(d.Title, string(d.ID))
+	runs, err := c.o.Deliveries.Deliveries(ctx, d.ID)
+	if err != nil {
+		return r, fmt.Errorf("read the deliveries of %s: %w", d.ID, err)
+	}
+	r.Runs = slices.Clone(runs)
+	slices.Reverse(r.Runs)
+	if len(r.Runs) > 0 {
+		r.Last = &r.Runs[0]
+	}
+	return r, nil
+}
+
+func (c *Console) destinationRows(ctx context.Context) ([]destinationRow, error) {
+	var rows []destinationRow
+	for _, d := range c.o.Definitions.Destinations() {
+		r, err := c.destinationRow(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, r)
+	}
+	slices.SortStableFunc(rows, func(x, y destinationRow) int {
+		return cmp.Or(cmp.Compare(strings.ToLower(x.Title), strings.ToLower(y.Title)), cmp.Compare(x.ID, y.ID))
+	})
+	return rows, nil
+}
+
+func (c *Console) destinations(e echo.Context) (*page, error) {
+	rows, err := c.destinationRows(e.Request().Context())
+	if err != nil {
+		return nil, err
+	}
+	return &page{Template: "destinations", Title: "Destinations", Section: base + "/destinations", Data: struct{ Rows []destinationRow }{rows}}, nil
+}
+
+// runsShown is how many deliveries a page lists.
+const runsShown = 30
+
+type destinationAudience struct {
+	ID      taxonomy.AudienceID
+	Title   string
+	Shown   string
+	Floored bool // below the destination's floor, so delivered empty
+	Missing bool // no longer defined
+}
+
+func (c *Console) destination(e echo.Context) (*page, error) {
+	ctx := e.Request().Context()
+	id := taxonomy.DestinationID(param(e, "id"))
+	all := c.o.Definitions.Destinations()
+	i := slices.IndexFunc(all, func(d delivery.Destination) bool { return d.ID == id })
+	if i < 0 {
+		return nil, errNothing
+	}
+	row, err := c.destinationRow(ctx, all[i])
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.o.Deliveries.Manifest(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest of %s: %w", id, err)
+	}
+	g, err := c.generation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var audiences []destinationAudience
+	for _, a := range row.Audiences {
+		da := destinationAudience{ID: a, Title: string(a), Shown: hidden}
+		if def, ok := c.o.Definitions.Audiences().Get(a); ok {
+			da.Title = cmp.Or(def.Title, string(a))
+		} else {
+			da.Missing = true
+		}
+		if g != nil {
+			if en, ok := g.Entry(a); ok {
+				da.Shown = shown(en.Count)
+			}
+		}
+		da.Floored = row.Last != nil && slices.Contains(row.Last.Floored, a)
+		audiences = append(audiences, da)
+	}
+	origin := "https://YOUR-PARTNER-HOST"
+	if c.o.Partner != nil {
+		origin = cmp.Or(c.o.Partner(), origin)
+	}
+	row.Runs = row.Runs[:min(runsShown, len(row.Runs))]
+	return &page{Template: "destination", Title: row.Title, Section: base + "/destinations", Data: struct {
+		destinationRow
+		Manifest  delivery.Manifest
+		Members   []destinationAudience
+		URL       string
+		Words     map[string]string
+		LastWords string
+	}{row, m, audiences, origin + delivery.FilesPath(id), resultWords, ""}}, nil
+}
