@@ -179,7 +179,7 @@ func TestAnAttributeOfTheSeedsRuleIsOutWithAllItsValues(t *testing.T) {
 }
 
 func TestTheSameSetAndEvidenceWithAnyNumberOfWorkers(t *testing.T) {
-	p := plant(150_000, 150, -6)
+	p := plant(100_000, 100, -6)
 	seed, _, _ := p.split(2000, rand.New(rand.NewPCG(5, 6)))
 	was := seed[0].Clone()
 	o := options()

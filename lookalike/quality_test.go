@@ -16,7 +16,7 @@ func TestAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	popular, active := p.popularity(nil)
 	var truth, held, nb, pop, act, actHeld float64
-	const runs = 3
+	const runs = 2
 	var seed index.Set
 	var hidden func(int) bool
 	var r run
@@ -72,7 +72,7 @@ func TestAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
 func TestARandomSeedHasTheAUCOfChance(t *testing.T) {
 	p := plant(6_000, 120, -5)
 	sum, inside, verdicts := 0.0, 0, map[string]int{}
-	const runs = 30
+	const runs = 16
 	random := rand.New(rand.NewPCG(9, 9))
 	for range runs {
 		run := mustRun(t, options(), p, setOf(random.Perm(p.n)[:250]...), audience.LookalikeSpec{Size: 100})
@@ -83,7 +83,7 @@ func TestARandomSeedHasTheAUCOfChance(t *testing.T) {
 		verdicts[run.report().Verdict]++
 	}
 	t.Logf("mean AUC %.4f; 0.5 is in %d of %d intervals; verdicts %v", sum/runs, inside, runs, verdicts)
-	if math.Abs(sum/runs-0.5) > 0.012 || inside < runs-4 {
+	if math.Abs(sum/runs-0.5) > 0.015 || inside < runs-4 {
 		t.Errorf("mean AUC %.4f; 0.5 is in %d of %d intervals", sum/runs, inside, runs)
 	}
 	if verdicts["weak"] < runs-1 {
