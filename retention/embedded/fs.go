@@ -143,6 +143,11 @@ func (f pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 		}
 	}
 	file, err := f.fencedFS.Create(name, c)
+	if err != nil && f.fence.down.Load() && strings.HasSuffix(name, ".sst") {
+		// A flush or compaction that Pebble would repeat for ever, at once: it has
+		// nobody left to do it for.
+		select {}
+	}
 	if !strings.HasSuffix(name, ".log") {
 		return file, err
 	}
