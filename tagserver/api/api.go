@@ -8,14 +8,19 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -210,7 +215,7 @@ func config() huma.Config {
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
 			Info: &huma.Info{Title: "Ebb", Version: "1",
-				Description: "Definitions, estimates, generations, deliveries, imports and erasures of an Ebb installation.",
+				Description: "Definitions, estimates, generations, deliveries, imports and erasures of an Ebb installation. Unknown fields are refused in what is sent; answers may get more fields.",
 				License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}},
 			Components: &huma.Components{
 				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
@@ -220,10 +225,9 @@ func config() huma.Config {
 			},
 			Security: []map[string][]string{{"admin": {}}},
 		},
-		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
-		DefaultFormat:                "application/json",
-		Transformers:                 []huma.Transformer{transform},
-		RejectUnknownQueryParameters: true,
+		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
+		DefaultFormat: "application/json",
+		Transformers:  []huma.Transformer{transform},
 	}
 	// What must be there is said by describe, from the same knowledge as the
 	// checks; Go's types do not know it.
@@ -308,7 +312,11 @@ func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 	if o.body != nil {
 		a.bodyIs(hop.Method, hop.Path, o.body)
 	}
+	known := queryOf(reflect.TypeFor[I]())
 	row := func(c echo.Context) error {
+		if err := checkQuery(c.Request(), known); err != nil {
+			return err
+		}
 		if o.body != nil && !isJSON(c.Request()) {
 			return tagserver.NewProblem(http.StatusUnsupportedMediaType, codeType, "send Content-Type: application/json")
 		}
@@ -319,6 +327,42 @@ func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 		row = patient(row)
 	}
 	a.row(hop.Method, hop.Path, row)
+}
+
+// queryOf returns the parameters that an operation's input takes from the query.
+func queryOf(t reflect.Type) (known []string) {
+	for i := range t.NumField() {
+		if q := t.Field(i).Tag.Get("query"); q != "" {
+			known = append(known, q)
+		}
+	}
+	return known
+}
+
+const maxLimit = 1000 // entries of a page
+
+// checkQuery refuses parameters that are not known, or not what they must be.
+// huma would too, but as of a body that cannot be processed.
+func checkQuery(r *http.Request, known []string) error {
+	p := tagserver.NewProblem(http.StatusBadRequest, codeBadRequest, "the query is not valid; see errors")
+	q := r.URL.Query()
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		at, values := "query."+cut(name), q[name]
+		switch {
+		case !slices.Contains(known, name):
+			p.At(at, "unknown parameter; known here: "+cmp.Or(strings.Join(known, ", "), "none"))
+		case len(values) > 1:
+			p.At(at, "stands twice")
+		case name == "limit":
+			if n, err := strconv.Atoi(values[0]); err != nil || n < 1 || n > maxLimit {
+				p.At(at, fmt.Sprintf("want a number from 1 to %d", maxLimit))
+			}
+		}
+	}
+	if len(p.Errors) > 0 {
+		return p
+	}
+	return nil
 }
 
 // changed brings a change into force before it is answered.

@@ -21,8 +21,9 @@ type (
 		Ancestors []taxonomy.Trait `json:"ancestors"`
 	}
 	categoriesIn struct {
-		ID string `path:"id" maxLength:"64"`
-		listIn
+		ID     string `path:"id" maxLength:"64"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+		Cursor string `query:"cursor" maxLength:"256"`
 	}
 	categoriesOut struct {
 		ETag string `header:"ETag" doc:"Of the taxonomy."`
@@ -72,14 +73,14 @@ func (a *API) listCategories(_ context.Context, in *categoriesIn) (*categoriesOu
 	}
 	all := slices.Clone(t.Categories)
 	slices.SortFunc(all, func(x, y tree.Category) int { return cmp.Compare(x.ID, y.ID) })
-	list, err := paged("/taxonomies/"+in.ID+"/categories", &in.listIn, all, func(c *tree.Category) string { return c.ID })
+	list, err := paged("/taxonomies/"+in.ID+"/categories", &listIn{in.Limit, in.Cursor}, all, func(c *tree.Category) string { return c.ID })
 	if err != nil {
 		return nil, err
 	}
 	out := &categoriesOut{ETag: etag(version), Link: list.Link, Body: page[categoryView]{Items: []categoryView{}, Next: list.Body.Next}}
 	for _, c := range list.Body.Items {
 		v := categoryView{Category: c, Trait: taxonomy.CategoryTrait(t.ID, c.ID)}
-		v.Ancestors = slices.Concat([]taxonomy.Trait{}, f.Ancestors(v.Trait))
+		v.Ancestors = append([]taxonomy.Trait{}, f.Ancestors(v.Trait)...)
 		v.Sensitive = f.Sensitive(v.Trait)
 		out.Body.Items = append(out.Body.Items, v)
 	}

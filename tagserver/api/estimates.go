@@ -22,8 +22,8 @@ type (
 	// estimateView is an estimate as people may see it: exact, and below the
 	// floor only that it is below (P7).
 	estimateView struct {
-		shownCount
-		Eligible shownCount         `json:"eligible" doc:"How many visitors may be in an audience at all."`
+		ShownCount
+		Eligible ShownCount         `json:"eligible" doc:"How many visitors may be in an audience at all."`
 		AsOf     time.Time          `json:"as_of"`
 		Position retention.Position `json:"position"`
 		Clauses  []clauseView       `json:"clauses"`
@@ -32,31 +32,33 @@ type (
 	clauseView struct {
 		Path string `json:"path"`
 		What string `json:"what"`
-		shownCount
-		Kept *shownCount `json:"kept,omitempty" doc:"Of a part of an and: how many are in it and in all parts before it."`
+		ShownCount
+		Kept *ShownCount `json:"kept,omitempty" doc:"Of a part of an and: how many are in it and in all parts before it."`
 	}
-	// shownCount is a number of visitors as people see it.
-	shownCount struct {
+	// ShownCount is a number of visitors as people see it. It is exported, as are
+	// GenerationRef and EntryShown, because huma describes what is embedded only
+	// then.
+	ShownCount struct {
 		Shown string  `json:"shown" doc:"The exact count; <50 if it is less; ≥50 for the parts of a whole that is less."`
 		Count *uint64 `json:"count,omitempty" doc:"The exact count, absent if it is not shown."`
 	}
 )
 
 // show says a count if it is not below the floor.
-func show(n uint64) shownCount {
+func show(n uint64) ShownCount {
 	if n < audience.ShownFloor {
-		return shownCount{Shown: "<" + strconv.Itoa(audience.ShownFloor)}
+		return ShownCount{Shown: "<" + strconv.Itoa(audience.ShownFloor)}
 	}
-	return shownCount{Shown: strconv.FormatUint(n, 10), Count: &n}
+	return ShownCount{Shown: strconv.FormatUint(n, 10), Count: &n}
 }
 
 // showPart says a count that belongs to a whole below the floor: only on which
 // side of the floor it lies, for exact parts could be set against each other.
-func showPart(n uint64) shownCount {
+func showPart(n uint64) ShownCount {
 	if n < audience.ShownFloor {
 		return show(n)
 	}
-	return shownCount{Shown: "≥" + strconv.Itoa(audience.ShownFloor)}
+	return ShownCount{Shown: "≥" + strconv.Itoa(audience.ShownFloor)}
 }
 
 func (a *API) estimates() {
@@ -93,16 +95,16 @@ func showEstimate(e *audience.Estimate) estimateView {
 	if e.Count < audience.ShownFloor {
 		part = showPart
 	}
-	v := estimateView{shownCount: show(e.Count), Eligible: part(e.Eligible), AsOf: e.AsOf.Time(), Position: e.Position, Clauses: []clauseView{}}
+	v := estimateView{ShownCount: show(e.Count), Eligible: part(e.Eligible), AsOf: e.AsOf.Time(), Position: e.Position.Clone(), Clauses: []clauseView{}}
 	small := map[string]bool{}
 	for _, c := range e.Clauses {
 		small[c.Path] = c.Count < audience.ShownFloor
 	}
 	for _, c := range e.Clauses {
-		cv := clauseView{Path: c.Path, What: c.What, shownCount: part(c.Count)}
+		cv := clauseView{Path: c.Path, What: c.What, ShownCount: part(c.Count)}
 		// Who is not in a small group would tell how small it is.
 		if inner := "not"; small[inner] && c.Path == "." || small[c.Path+"."+inner] {
-			cv.shownCount = showPart(c.Count)
+			cv.ShownCount = showPart(c.Count)
 		}
 		if c.Kept != nil {
 			k := part(*c.Kept)
@@ -131,23 +133,25 @@ func withoutNumbers(r query.Reason) query.Reason {
 // Generations.
 
 type (
-	generationRef struct {
+	// GenerationRef names a generation.
+	GenerationRef struct {
 		Epoch     uint64    `json:"epoch"`
 		Number    uint64    `json:"number"`
 		Built     time.Time `json:"built"`
 		Withdrawn bool      `json:"withdrawn,omitempty" doc:"Its members are not kept any more."`
 	}
 	generationView struct {
-		generationRef
+		GenerationRef
 		AsOf        time.Time          `json:"as_of"`
 		Position    retention.Position `json:"position"`
 		RuleVersion uint32             `json:"rule_version"`
-		Audiences   []entryView        `json:"audiences"`
+		Audiences   []EntryShown       `json:"audiences"`
 	}
-	entryView struct {
+	// EntryShown is an audience in a generation as people see it.
+	EntryShown struct {
 		ID      taxonomy.AudienceID `json:"id"`
 		Version uint64              `json:"version" doc:"Of the definition."`
-		shownCount
+		ShownCount
 		Added    *uint64            `json:"added,omitempty" doc:"Against the generation before; absent if the count is not shown."`
 		Removed  *uint64            `json:"removed,omitempty"`
 		Fault    string             `json:"fault,omitempty" doc:"Why it could not be built, and is empty."`
@@ -155,19 +159,19 @@ type (
 	}
 	// audienceGeneration is one audience in one generation.
 	audienceGeneration struct {
-		generationRef
+		GenerationRef
 		AsOf     *time.Time         `json:"as_of,omitempty"`
 		Position retention.Position `json:"position,omitempty"`
-		entryView
+		EntryShown
 	}
 )
 
-func refView(r audience.Ref) generationRef {
-	return generationRef{Epoch: r.Epoch, Number: r.Number, Built: r.Built.Time(), Withdrawn: r.Withdrawn}
+func refView(r audience.Ref) GenerationRef {
+	return GenerationRef{Epoch: r.Epoch, Number: r.Number, Built: r.Built.Time(), Withdrawn: r.Withdrawn}
 }
 
-func showEntry(e *audience.Entry) entryView {
-	v := entryView{ID: e.ID, Version: e.Version, shownCount: show(e.Count), Fault: e.Fault, Evidence: e.Evidence}
+func showEntry(e *audience.Entry) EntryShown {
+	v := EntryShown{ID: e.ID, Version: e.Version, ShownCount: show(e.Count), Fault: e.Fault, Evidence: e.Evidence}
 	if v.Count != nil {
 		v.Added, v.Removed = &e.Added, &e.Removed
 	}
@@ -178,8 +182,8 @@ func showEntry(e *audience.Entry) entryView {
 }
 
 func showGeneration(g *audience.Generation) generationView {
-	v := generationView{generationRef: generationRef{Epoch: g.Epoch, Number: g.Number, Built: g.Built.Time()},
-		AsOf: g.Clock.Time(), Position: g.Position, RuleVersion: g.RuleVersion, Audiences: []entryView{}}
+	v := generationView{GenerationRef: GenerationRef{Epoch: g.Epoch, Number: g.Number, Built: g.Built.Time()},
+		AsOf: g.Clock.Time(), Position: g.Position.Clone(), RuleVersion: g.RuleVersion, Audiences: []EntryShown{}}
 	for i := range g.Audiences {
 		v.Audiences = append(v.Audiences, showEntry(&g.Audiences[i]))
 	}
@@ -188,12 +192,12 @@ func showGeneration(g *audience.Generation) generationView {
 
 func (a *API) generations() {
 	operate(a, op{method: http.MethodGet, path: "/generations", tag: "generations", ok: 200, summary: "List the generations that are kept, newest first"},
-		func(ctx context.Context, _ *struct{}) (*bodyOut[items[generationRef]], error) {
+		func(ctx context.Context, _ *struct{}) (*bodyOut[items[GenerationRef]], error) {
 			refs, err := a.o.Generations.List(ctx)
 			if err != nil {
 				return nil, a.fail("list generations", err)
 			}
-			out := &bodyOut[items[generationRef]]{items[generationRef]{Items: []generationRef{}}}
+			out := &bodyOut[items[GenerationRef]]{items[GenerationRef]{Items: []GenerationRef{}}}
 			for _, r := range refs {
 				out.Body.Items = append(out.Body.Items, refView(r))
 			}
@@ -227,7 +231,7 @@ func (a *API) audienceGenerations(ctx context.Context, in *idIn) (*bodyOut[items
 	}
 	out := &bodyOut[items[audienceGeneration]]{items[audienceGeneration]{Items: []audienceGeneration{}}}
 	for _, r := range refs {
-		v := audienceGeneration{generationRef: refView(r)}
+		v := audienceGeneration{GenerationRef: refView(r)}
 		g, err := a.o.Generations.Open(ctx, r)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -244,7 +248,7 @@ func (a *API) audienceGenerations(ctx context.Context, in *idIn) (*bodyOut[items
 			continue
 		}
 		at := g.Clock.Time()
-		v.AsOf, v.Position, v.entryView = &at, g.Position, showEntry(&e)
+		v.AsOf, v.Position, v.EntryShown = &at, g.Position.Clone(), showEntry(&e)
 		out.Body.Items = append(out.Body.Items, v)
 	}
 	return out, nil

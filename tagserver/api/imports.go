@@ -85,7 +85,7 @@ type (
 )
 
 func (r importRun) view() runView {
-	return runView{At: r.At.Time(), ImportReceipt: r.ImportReceipt, Faults: slices.Concat([]onboard.Fault{}, r.Faults)}
+	return runView{At: r.At.Time(), ImportReceipt: r.ImportReceipt, Faults: append([]onboard.Fault{}, r.Faults...)}
 }
 
 func (d *importDoc) view() importView {
@@ -386,22 +386,45 @@ func (a *API) keepImport(ctx context.Context, f *form, run importRun) error {
 
 // plain reads a part without its gzip, if it has one, and not beyond a limit.
 type plain struct {
+	src  source
 	r    io.Reader
 	left int64
 	at   string
 	err  error // what the caller is to hear, once there is something
 }
 
+// source is what came over the wire: its own errors are told from those of the
+// gzip in it.
+type source struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	if s.left <= 0 {
+		s.err = errTooLarge
+		return 0, s.err
+	}
+	n, err := s.r.Read(b[:min(int64(len(b)), s.left)])
+	s.left -= int64(n)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+var errTooLarge = errors.New("too large")
+
 func newPlain(part io.Reader, limit int64, at string) *plain {
-	p := &plain{left: limit, at: at}
-	// gzip can make at most a thousandfold of its input, so the limit on what
-	// comes out bounds what is read as well, but for empty members.
-	b := bufio.NewReaderSize(&io.LimitedReader{R: part, N: limit + 1<<10}, 32<<10)
+	// What gzip adds to bytes that cannot be made smaller is less than this.
+	p := &plain{src: source{r: part, left: limit + limit/1000 + 1<<10}, left: limit, at: at}
+	b := bufio.NewReaderSize(&p.src, 32<<10)
 	p.r = b
 	if magic, err := b.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		z, err := gzip.NewReader(b)
 		if err != nil {
-			p.err = badForm(at, "begins as gzip and is none")
+			p.err = p.fault(err)
 			return p
 		}
 		p.r = z
@@ -418,16 +441,21 @@ func (p *plain) Read(b []byte) (int, error) {
 	}
 	n, err := p.r.Read(b)
 	if p.left -= int64(n); p.left < 0 {
-		p.err = newProblem(http.StatusRequestEntityTooLarge, codeTooLarge, "%s is larger than the limit, before or after gzip", p.at)
-		return 0, p.err
+		err = errTooLarge
 	}
 	if err != nil && err != io.EOF {
-		if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || strings.HasPrefix(err.Error(), "flate:") {
-			p.err = badForm(p.at, "its gzip is damaged")
-		} else {
-			p.err = cutOff(err)
-		}
-		return n, p.err
+		p.err = p.fault(err)
+		return 0, p.err
 	}
 	return n, err
+}
+
+func (p *plain) fault(err error) error {
+	switch {
+	case errors.Is(err, errTooLarge) || errors.Is(p.src.err, errTooLarge):
+		return newProblem(http.StatusRequestEntityTooLarge, codeTooLarge, "%s is larger than the limit, before or after gzip", p.at)
+	case p.src.err != nil:
+		return cutOff(p.src.err)
+	}
+	return badForm(p.at, "begins as gzip, which is damaged")
 }

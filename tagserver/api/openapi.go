@@ -10,9 +10,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/labstack/echo/v4"
 
-	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/segments/audience"
-	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 )
 
 //go:generate go test -run TestTheCommittedDescriptionIsTheOneServed -update .
@@ -20,11 +19,14 @@ import (
 // schemaName names a type in the description: the word of the design where Go's
 // name leans on its package.
 func schemaName(t reflect.Type, hint string) string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch t {
 	case reflect.TypeFor[audience.Definition]():
 		return "Audience"
-	case reflect.TypeFor[forget.Place]():
-		return "Place"
+	case reflect.TypeFor[onboard.Fault]():
+		return "RefusedRow"
 	case reflect.TypeFor[huma.ErrorModel]():
 		return "Problem"
 	case reflect.TypeFor[huma.ErrorDetail]():
@@ -82,7 +84,7 @@ var required = map[string][]string{
 	"ErasureRequest":  {"space", "id"},
 }
 
-// readOnly are fields that are shown or kept and never sent.
+// hidden are fields that are kept and neither sent nor shown.
 var hidden = map[string][]string{"Destination": {"key_hash"}}
 
 // describe completes the description and makes the row that serves it.
@@ -102,6 +104,9 @@ func (a *API) describe() error {
 			return fmt.Errorf("the description has no %s", name)
 		}
 		schemas[name].Required = fields
+	}
+	for _, s := range schemas {
+		loosen(s)
 	}
 	problemSchema(schemas)
 	for _, p := range doc.Paths {
@@ -123,11 +128,32 @@ func (a *API) describe() error {
 	return nil
 }
 
-// problemSchema describes errors as they are answered, which is by the edge's
-// own form and not by huma's.
+// loosen takes out what huma supposes and is not so: that lists may be null, and
+// that an answer never gets another field. That unknown fields are refused in
+// what is sent stands in the description.
+func loosen(s *huma.Schema) {
+	if s == nil {
+		return
+	}
+	if s.Type == huma.TypeArray {
+		s.Nullable = false
+	}
+	if s.AdditionalProperties == false {
+		s.AdditionalProperties = nil
+	}
+	if values, ok := s.AdditionalProperties.(*huma.Schema); ok {
+		loosen(values)
+	}
+	loosen(s.Items)
+	for _, p := range s.Properties {
+		loosen(p)
+	}
+}
+
+// problemSchema describes errors as they are answered: a tagserver.Problem, which
+// is not of huma's form.
 func problemSchema(schemas map[string]*huma.Schema) {
 	text := func(doc string) *huma.Schema { return &huma.Schema{Type: huma.TypeString, Description: doc} }
-	_ = tagserver.Problem{} // the form that this describes
 	schemas["Problem"] = &huma.Schema{Type: huma.TypeObject, Required: []string{"type", "title", "status", "code"}, Properties: map[string]*huma.Schema{
 		"type":   text("about:blank: the code tells problems apart."),
 		"title":  text("The status in words."),

@@ -79,7 +79,7 @@ func (a *API) operating() {
 	operate(a, op{method: http.MethodGet, path: "/audit", tag: "operation", ok: 200, errors: []int{503}, slow: true, summary: "The oldest thing in every place that keeps visitors' data"},
 		func(ctx context.Context, _ *struct{}) (*bodyOut[auditView], error) {
 			r := a.o.Audit(ctx)
-			v := auditView{At: r.At.Time(), OK: r.OK, Places: slices.Concat([]forget.Place{}, r.Places)}
+			v := auditView{At: r.At.Time(), OK: r.OK, Places: append([]forget.Place{}, r.Places...)}
 			for i := range v.Places {
 				if p := &v.Places[i]; p.Error != "" {
 					a.log.Error("audit", "place", p.Name, "error", p.Error)
@@ -94,7 +94,7 @@ func (a *API) operating() {
 			if err != nil {
 				return nil, a.fail("read the receipt", err)
 			}
-			v := receiptView{ID: r.ID, Space: r.Space, At: r.At.Time(), Nights: []time.Time{}, Done: r.Done, Places: slices.Concat([]string{}, r.Places), Bound: r.Bound}
+			v := receiptView{ID: r.ID, Space: r.Space, At: r.At.Time(), Nights: []time.Time{}, Done: r.Done, Places: append([]string{}, r.Places...), Bound: r.Bound}
 			if r.Soon > 0 {
 				soon := r.Soon.Time()
 				v.Soon = &soon

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -166,10 +165,6 @@ func ofModel(m *huma.ErrorModel) problem {
 	}
 	for _, e := range m.Errors {
 		p.Errors = append(p.Errors, tagserver.ProblemError{Location: e.Location, Message: e.Message})
-	}
-	// What stands in the URL is no body that could not be processed.
-	if len(p.Errors) > 0 && !slices.ContainsFunc(p.Errors, func(e tagserver.ProblemError) bool { return !strings.HasPrefix(e.Location, "query.") }) {
-		p.Status, p.Title, p.Code = http.StatusBadRequest, http.StatusText(http.StatusBadRequest), codeBadRequest
 	}
 	return p
 }

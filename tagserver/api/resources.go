@@ -393,9 +393,9 @@ type (
 	}
 	keyOut struct {
 		ETag string `header:"ETag"`
-		Body keyBody
+		Body keyView
 	}
-	keyBody struct {
+	keyView struct {
 		Key string `json:"key" doc:"Shown this once; only its hash is kept. The key before it is void."`
 	}
 )
@@ -423,7 +423,7 @@ func (a *API) newKey(ctx context.Context, in *idIn) (*keyOut, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &keyOut{ETag: etag(kept), Body: keyBody{key}}, nil
+	return &keyOut{ETag: etag(kept), Body: keyView{key}}, nil
 }
 
 // deliveries registers what destinations are asked to do.
