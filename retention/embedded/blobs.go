@@ -305,6 +305,9 @@ func (b *blobs) Delete(ctx context.Context, names []string) error {
 		if err := syncDir(b.s.fs, dir); err != nil {
 			return fmt.Errorf("delete blobs: %w: %w", retention.ErrUnknown, err)
 		}
+	}
+	// Not before all are synced: with an empty folder those above it go too.
+	for dir := range dirs {
 		b.removeEmpty(dir)
 	}
 	return nil

@@ -57,6 +57,21 @@ func Blobs(t *testing.T, open Opener[retention.Blobs]) {
 			b.t.Fatalf("reading at the end gave %d, %v; want 0, EOF", n, err)
 		}
 	})
+	statement(t, open, "AFolderAndThoseBelowItAreDeletedAtOnce", func(b B) {
+		for i := range 20 {
+			dir := fmt.Sprintf("generations/%d/", i)
+			names := []string{dir + "manifest", dir + "members/one", dir + "members/more/two"}
+			for _, name := range names {
+				b.check(second(b.got.Put(b.ctx, name, 0, strings.NewReader(name))))
+			}
+			b.check(b.got.Delete(b.ctx, names))
+		}
+		left, err := b.got.List(b.ctx, "")
+		b.check(err)
+		if len(left) != 0 {
+			b.t.Fatalf("%d blobs are left", len(left))
+		}
+	})
 	statement(t, open, "ABlobIsImmutable", func(b B) {
 		first, err := b.got.Put(b.ctx, "a/x", b.clock.Now()+taxonomy.Hour, strings.NewReader("first"))
 		b.check(err)
