@@ -127,10 +127,17 @@ func (f fencedFile) SyncTo(n int64) (full bool, err error) {
 //     no caller can hold up (it panics, and unlocks a mutex that is not locked).
 //     What it then believes to be durable does not matter: the fence is down, and
 //     a failed store acknowledges nothing.
+//
+// A snapshot is not the database: where its files cannot be written, the caller
+// hears it, and all goes on.
 type pebbleFS struct {
 	fencedFS
+	dir  string // of the database
 	fail func(reason string)
 }
+
+// own reports whether a path is of the database itself.
+func (f pebbleFS) own(path string) bool { return path == f.dir || f.PathDir(path) == f.dir }
 
 func (f pebbleFS) Unwrap() vfs.FS { return f.FS }
 
@@ -148,7 +155,7 @@ func (f pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 		// nobody left to do it for.
 		select {}
 	}
-	if !strings.HasSuffix(name, ".log") {
+	if !strings.HasSuffix(name, ".log") || !f.own(name) {
 		return file, err
 	}
 	if err != nil {
@@ -167,8 +174,8 @@ func (f pebbleFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory
 
 func (f pebbleFS) OpenDir(name string) (vfs.File, error) {
 	file, err := f.fencedFS.OpenDir(name)
-	if err != nil {
-		return nil, err
+	if err != nil || !f.own(name) {
+		return file, err
 	}
 	return trustedFile{file, f.fail}, nil
 }

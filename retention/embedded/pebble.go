@@ -48,7 +48,7 @@ func pebbleOptions(f vfs.FS, compress bool) *pebble.Options {
 }
 
 func (s *Store) openPebble() (_ *pebble.DB, err error) {
-	o := pebbleOptions(pebbleFS{s.fs, s.fail}, s.o.Compress)
+	o := pebbleOptions(pebbleFS{s.fs, s.dbDir(), s.fail}, s.o.Compress)
 	o.CacheSize = s.o.CacheBytes
 	o.MemTableSize = s.o.MemTableBytes
 	o.Logger = logger{s}

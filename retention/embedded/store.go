@@ -67,6 +67,10 @@ type Store struct {
 	leases *leases
 }
 
+// ErrInUse: the data directory could not be locked, mostly because another
+// process has it open.
+var ErrInUse = errors.New("the data directory is in use")
+
 // users is the weight of the whole gate.
 const users = 1 << 20
 
@@ -99,7 +103,7 @@ func Open(o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	if s.lock, err = o.FS.Lock(s.fs.PathJoin(o.Dir, lockName)); err != nil {
-		return nil, fmt.Errorf("open store: lock %s: %w; another process uses this data directory: stop it, or go through its API", o.Dir, err)
+		return nil, fmt.Errorf("open store: lock %s: %w: %w; another process uses this data directory: stop it, or go through its API", o.Dir, ErrInUse, err)
 	}
 	defer func() {
 		if err != nil {
@@ -109,6 +113,9 @@ func Open(o Options) (_ *Store, err error) {
 	}()
 	if err := checkFormat(s.fs, o.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := removeSnapshot(s.fs, o.Dir); err != nil {
+		return nil, fmt.Errorf("open store: remove a snapshot that was not finished: %w", err)
 	}
 	if err := makeDir(s.fs, s.dbDir()); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)

@@ -24,6 +24,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
 	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/taxonomy"
 	"github.com/ebb-dmp/ebb/taxonomy/keys"
 )
@@ -37,6 +38,8 @@ type Options struct {
 	// if it may not be changed.
 	SaveKeys func(func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error)
 	Logger   *slog.Logger
+	// newEpoch: the data was restored from a backup (R29).
+	newEpoch bool
 }
 
 // App is a running Ebb without its listeners: the stores, the fold, audiences
@@ -69,6 +72,7 @@ type App struct {
 	deliverer   *delivery.Deliverer
 	building    sync.Mutex
 	importing   sync.Mutex
+	backing     sync.Mutex
 
 	journal *forget.Journal
 	eraser  *forget.Eraser
@@ -76,6 +80,9 @@ type App struct {
 	holders []forget.Holder
 
 	registry *prometheus.Registry
+
+	nightsMu sync.Mutex
+	nights   []console.Night // the newest first
 }
 
 // installation is what is fixed when a data directory is made, and by restores.
@@ -112,6 +119,9 @@ func Open(ctx context.Context, o Options) (a *App, firstKey string, err error) {
 // stopped by the caller.
 func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) {
 	dir := o.Config.Data
+	if err = finished(o.Env.FS, dir); err != nil {
+		return "", err
+	}
 	a.store, err = embedded.Open(embedded.Options{FS: o.Env.FS, Dir: dir, Now: a.env.millis, Compress: o.Config.Compress, Logger: o.Logger})
 	if err != nil {
 		return "", err
@@ -126,7 +136,7 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	if a.defs, err = defs.Open(ctx, a.store.Keyed(), a.env.millis); err != nil {
 		return "", err
 	}
-	if firstKey, err = a.installed(ctx); err != nil {
+	if firstKey, err = a.installed(ctx, o.newEpoch); err != nil {
 		return "", err
 	}
 
@@ -205,11 +215,15 @@ func (a *App) Close(ctx context.Context) error { return a.life.stop(ctx) }
 func (a *App) Go(name string, loop func(context.Context) error) { a.life.run(name, loop) }
 
 // installed reads what the data directory was made with, or makes it.
-func (a *App) installed(ctx context.Context) (firstKey string, err error) {
+func (a *App) installed(ctx context.Context, newEpoch bool) (firstKey string, err error) {
 	doc, ok := a.defs.Snapshot().Get(defs.Setting, installationID)
 	if ok {
 		if err := json.Unmarshal(doc.Body, &a.install); err != nil {
 			return "", fmt.Errorf("read the installation: %w", err)
+		}
+		if newEpoch {
+			a.install.Epoch++
+			return "", a.putInstallation(ctx, doc.Version)
 		}
 		return "", nil
 	}
@@ -241,7 +255,7 @@ func (a *App) refreshRulesFirst(ctx context.Context) error {
 }
 
 func (a *App) journalPaths() []string {
-	paths := []string{filepath.Join(a.cfg.Data, "erasures.journal")}
+	paths := []string{filepath.Join(a.cfg.Data, journalName)}
 	if a.cfg.ErasuresJournal != "" {
 		paths = append(paths, a.cfg.ErasuresJournal)
 	}
