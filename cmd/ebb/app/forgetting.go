@@ -9,6 +9,7 @@ import (
 	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -140,11 +141,20 @@ func (a *App) covered(ctx context.Context) error {
 
 // Nightly is the nightly pass: erase, then remove what is over, then deliver, so
 // that destinations whose files were withdrawn have a new full at once.
-func (a *App) Nightly(ctx context.Context) error {
+func (a *App) Nightly(ctx context.Context) (err error) {
+	night := console.Night{At: a.env.millis()}
+	defer func() {
+		night.Took = a.env.millis() - night.At
+		if err != nil {
+			night.Error = err.Error()
+		}
+		a.noteNight(night)
+	}()
 	if err := a.covered(ctx); err != nil {
 		return err
 	}
 	n, eraseErr := a.eraser.Night(ctx)
+	night.Erased = n
 	sweepErr := a.sweeper.Sweep(ctx, a.env.millis().Day())
 	a.log.Info("nightly pass", "erased", n, "ok", eraseErr == nil && sweepErr == nil)
 	if err := errors.Join(eraseErr, sweepErr); err != nil {

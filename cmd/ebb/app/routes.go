@@ -1,18 +1,192 @@
 package app
 
 import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/ebb-dmp/ebb/retention/log"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/tagserver/api"
+	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/tagserver/partner"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // routes hands the edge the rows of its sub-folders, and who guards them.
-func (a *App) routes(s *Server, o *tagserver.Options) {
-	files := partner.Options{Files: a.deliverer, KeyHash: func(id taxonomy.DestinationID) (string, bool) {
-		d, ok := a.catalog.Load().destinations[id]
+func (s *Server) routes(o *tagserver.Options) error {
+	files := partner.Options{Files: s.deliverer, KeyHash: func(id taxonomy.DestinationID) (string, bool) {
+		d, ok := s.catalog.Load().destinations[id]
 		return d.KeyHash, ok
 	}}
+	ad, err := api.New(s.apiOptions())
+	if err != nil {
+		return err
+	}
+	pages, err := console.New(s.consoleOptions())
+	if err != nil {
+		return err
+	}
 	o.Routes = append(o.Routes, partner.Routes(files)...)
-	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: a.registry, Ready: s.Ready})...)
-	o.Guards = map[tagserver.Auth]tagserver.Guard{tagserver.AuthDestination: partner.Guard(files), tagserver.AuthAdmin: tagserver.KeyGuard(a.IsAdmin)}
+	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: s.registry, Ready: s.Ready})...)
+	o.Routes = append(o.Routes, ad.Routes()...)
+	o.Routes = append(o.Routes, pages.Routes()...)
+	o.Guards = map[tagserver.Auth]tagserver.Guard{
+		tagserver.AuthDestination: partner.Guard(files),
+		// A session of the console reads; whatever changes something needs the key.
+		tagserver.AuthAdmin: pages.Guard(),
+	}
+	return nil
+}
+
+func (s *Server) apiOptions() api.Options {
+	builtin, _ := builtinTaxonomies() // the catalog was made of them already
+	return api.Options{
+		Defs: s.defs, Builtin: builtin, Changed: s.refresh,
+		Estimate: s.Estimate, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
+		Import: func(ctx context.Context, q api.ImportRequest) (api.ImportReceipt, error) {
+			r, err := s.Import(ctx, ImportRequest(q))
+			return api.ImportReceipt(r), err
+		},
+		Erase: s.Erase, Receipt: s.Receipt, Audit: s.Audit,
+		Accounts: func(ctx context.Context) (map[taxonomy.SiteID]api.Account, error) {
+			return convert[api.Account](s.Accounts(ctx))
+		},
+		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
+		Spool:    s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
+	}
+}
+
+func (s *Server) consoleOptions() console.Options {
+	return console.Options{
+		Now: s.env.millis, Rand: s.env.Rand, AdminOK: s.IsAdmin,
+		Definitions: definitions{s.App}, Generations: s.generations, Deliveries: s.deliverer,
+		Accounts: func(ctx context.Context) (map[taxonomy.SiteID]console.Account, error) {
+			return convert[console.Account](s.Accounts(ctx))
+		},
+		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
+		Audit:    s.Audit, Receipt: s.Receipt,
+		Public:   func() string { return s.origin(tagserver.Public) },
+		Partner:  func() string { return s.origin(tagserver.Partner) },
+		Problems: s.problems, Nights: s.lastNights, Title: s.titleOf,
+		Version: Version, Logger: s.log,
+	}
+}
+
+// accountLike are the forms in which the sub-folders show an Account.
+type accountLike interface{ api.Account | console.Account }
+
+func convert[T accountLike](accounts map[taxonomy.SiteID]Account, err error) (map[taxonomy.SiteID]T, error) {
+	out := make(map[taxonomy.SiteID]T, len(accounts))
+	for id, a := range accounts {
+		out[id] = T(a)
+	}
+	return out, err
+}
+
+// deliveries is the App's and the deliverer's part of delivering, together.
+type deliveries struct{ a *App }
+
+func (d deliveries) Check(x *delivery.Destination) error { return d.a.deliverer.Check(x) }
+func (d deliveries) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.Delivery, error) {
+	return d.a.Deliver(ctx, id)
+}
+func (d deliveries) Deliveries(ctx context.Context, id taxonomy.DestinationID) ([]delivery.Delivery, error) {
+	return d.a.deliverer.Deliveries(ctx, id)
+}
+func (d deliveries) Drop(ctx context.Context, id taxonomy.DestinationID) error {
+	return d.a.deliverer.Drop(ctx, id)
+}
+
+// definitions shows the console what is defined now.
+type definitions struct{ a *App }
+
+func (d definitions) Sites() []taxonomy.Site     { return sorted(d.a.catalog.Load().sites) }
+func (d definitions) Sources() []taxonomy.Source { return sorted(d.a.catalog.Load().sources) }
+func (d definitions) Destinations() []delivery.Destination {
+	return sorted(d.a.catalog.Load().destinations)
+}
+func (d definitions) Audiences() *audience.Catalog { return d.a.catalog.Load().audiences }
+
+// origin is under which callers reach a listener.
+func (s *Server) origin(l tagserver.Listener) string {
+	if l == tagserver.Public && s.cfg.PublicOrigin != "" {
+		return s.cfg.PublicOrigin
+	}
+	scheme := "http://"
+	if s.cfg.TLS.Cert != "" {
+		scheme = "https://"
+	}
+	return scheme + s.addrs[l]
+}
+
+// problems are what readyz would say, for the console.
+func (s *Server) problems(ctx context.Context) []console.Problem {
+	faults, warnings := s.Ready(ctx)
+	var out []console.Problem
+	for _, f := range append(faults, warnings...) {
+		out = append(out, console.Problem{Title: f})
+	}
+	return out
+}
+
+// spool makes a file for one request, in the data directory's own folder for
+// them, which is emptied at each start.
+func (s *Server) spool() (api.Spool, error) {
+	s.spools.Lock()
+	defer s.spools.Unlock()
+	dir := s.spoolDir()
+	if err := s.env.FS.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a file for an upload: %w", err)
+	}
+	s.spooled++
+	name := filepath.Join(dir, fmt.Sprintf("%d.part", s.spooled))
+	w, err := s.env.FS.Create(name, "")
+	if err != nil {
+		return nil, fmt.Errorf("make a file for an upload: %w", err)
+	}
+	return &spoolFile{fs: s.env.FS, name: name, w: w}, nil
+}
+
+func (a *App) spoolDir() string { return filepath.Join(a.cfg.Data, "spool") }
+
+// spoolFile is a file that goes when it is closed. It is written first and read
+// after.
+type spoolFile struct {
+	fs   log.FS
+	name string
+	w    io.WriteCloser
+	r    interface {
+		io.ReaderAt
+		io.Closer
+	}
+}
+
+func (f *spoolFile) Write(b []byte) (int, error) { return f.w.Write(b) }
+
+func (f *spoolFile) ReadAt(b []byte, off int64) (int, error) {
+	if f.r == nil {
+		r, err := f.fs.Open(f.name)
+		if err != nil {
+			return 0, err
+		}
+		f.r = r
+	}
+	return f.r.ReadAt(b, off)
+}
+
+func (f *spoolFile) Close() error {
+	err := f.w.Close()
+	if f.r != nil {
+		if rerr := f.r.Close(); err == nil {
+			err = rerr
+		}
+	}
+	if rerr := f.fs.Remove(f.name); err == nil {
+		err = rerr
+	}
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,9 @@ type Server struct {
 	edge  *tagserver.Server
 	addrs [3]string
 	ready atomic.Bool
+
+	spools  sync.Mutex
+	spooled uint64
 }
 
 // drainFor is how long a stop waits for requests that are under way.
@@ -36,7 +40,15 @@ func (a *App) Serve(ctx context.Context) (s *Server, err error) {
 	if err := a.Start(); err != nil {
 		return nil, err
 	}
-	if s.edge, err = tagserver.New(a.edgeOptions(s)); err != nil {
+	// What a crash left of an upload is encrypted with a key that is gone.
+	if err := a.env.FS.RemoveAll(a.spoolDir()); err != nil {
+		return nil, fmt.Errorf("empty the folder of uploads: %w", err)
+	}
+	o := a.edgeOptions()
+	if err := s.routes(&o); err != nil {
+		return nil, err
+	}
+	if s.edge, err = tagserver.New(o); err != nil {
 		return nil, err
 	}
 	a.life.run("edge's counts", func(ctx context.Context) error {
@@ -125,7 +137,7 @@ func isLoopback(a net.Addr) bool {
 }
 
 // edgeOptions hands the edge what it needs, one by one.
-func (a *App) edgeOptions(s *Server) tagserver.Options {
+func (a *App) edgeOptions() tagserver.Options {
 	o := tagserver.Options{
 		Now: a.env.millis, Rand: a.env.Rand, Timeout: context.WithTimeout,
 		Log: a.wal, Ack: retention.AckLocal, Keys: func() *keys.Ring { return a.keys.Load() },
@@ -139,7 +151,6 @@ func (a *App) edgeOptions(s *Server) tagserver.Options {
 	} else {
 		o.Limits.NewIDs = -1
 	}
-	a.routes(s, &o)
 	return o
 }
 
