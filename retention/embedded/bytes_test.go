@@ -32,7 +32,7 @@ func places(t *testing.T, s *embedded.Store, fs vfs.FS, what []byte) (in []strin
 // found by the same search, so that the search means something.
 func TestTheNightlyPassRemovesTheBytes(t *testing.T) { // P5, P6, R25
 	for _, compress := range []bool{false, true} {
-		for _, size := range []int{1, 400} { // in the log file only; in many tables
+		for _, size := range []int{1, 150} { // in the log file only; in many tables
 			t.Run(fmt.Sprintf("compress=%t/size=%d", compress, size), func(t *testing.T) {
 				ctx := t.Context()
 				fs := vfs.NewMem()

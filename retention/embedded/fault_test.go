@@ -73,7 +73,7 @@ func TestAWriteErrorGivesNoFalseAck(t *testing.T) {
 		t.Fatalf("only %d writes: the injector does not see the store's files", total)
 	}
 	n := 0
-	for at := 1; at <= total; at += stride(7) {
+	for at := 1; at <= total; at += stride(13) {
 		faultRun(t, at, false)
 		faultRun(t, at, true)
 		n += 2
