@@ -86,11 +86,12 @@ func (c *Console) parse() (map[string]*template.Template, error) {
 			return number(n.(uint64))
 		},
 		"shown": shown, "size": size, "percent": percent, "share": share, "when": when, "clock": clock, "iso": iso, "plural": plural, "short": short,
-		"ago":   func(m taxonomy.Millis) string { return ago(c.o.Now(), m) },
-		"auc":   func(v float64) string { return fmt.Sprintf("%.3f", v) },
-		"fixed": func(v float64) string { return fmt.Sprintf("%.1f", v) },
-		"join":  strings.Join,
-		"path":  func(kind string, id any) string { return pathOf(kind, fmt.Sprint(id)) },
+		"ago":    func(m taxonomy.Millis) string { return ago(c.o.Now(), m) },
+		"period": period,
+		"auc":    func(v float64) string { return fmt.Sprintf("%.3f", v) },
+		"fixed":  func(v float64) string { return fmt.Sprintf("%.1f", v) },
+		"join":   strings.Join,
+		"path":   func(kind string, id any) string { return pathOf(kind, fmt.Sprint(id)) },
 	}
 	common, err := template.New("").Funcs(funcs).Option("missingkey=error").ParseFS(embedded, "templates/layout.html", "templates/parts.html")
 	if err != nil {

@@ -13,11 +13,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -412,11 +414,11 @@ func TestRulesReadAsSentences(t *testing.T) {
 		`{"trait":"c:a/b","min":3,"unit":"days"}`:                            "had c:a/b in the last 90 days, on at least 3 days",
 		`{"trait":"c:a/b","min":1,"unit":"days"}`:                            "had c:a/b in the last 90 days",
 		`{"trait":"c:a/b","sources":["x","y"]}`:                              "had c:a/b in the last 90 days, counting only x, y",
-		`{"attribute":"age","in":["18-24","25-34"]}`:                         "is known for age being 18-24 or 25-34",
+		`{"attribute":"age","in":["18-24","25-34"]}`:                         "has age 18-24 or 25-34",
 		`{"list":"crm"}`:                                                     "is on the list crm",
 		`{"audience":"x"}`:                                                   "is in the audience x",
-		`{"or":[{"list":"a"},{"not":{"list":"b"}}]}`:                         "at least one of these (is on the list a; not (is on the list b))",
-		`{"and":[{"list":"a"},{"list":"b"}]}`:                                "all of these (is on the list a; is on the list b)",
+		`{"or":[{"list":"a"},{"not":{"list":"b"}}]}`:                         "matches at least one of these (is on the list a; does not match (is on the list b))",
+		`{"and":[{"list":"a"},{"list":"b"}]}`:                                "matches all of these (is on the list a; is on the list b)",
 		`{"trait":"c:a/b","last_seen":{"min_days":3,"max_days":9}}`:          "had c:a/b in the last 90 days, last seen 3 to 9 days ago",
 		`{"trait":"c:a/b","last_seen":{"min_days":0,"max_days":0}}`:          "had c:a/b in the last 90 days, last seen today",
 		`{"trait":"c:a/b","window":{"from":"2026-10-01","to":"2026-10-31"}}`: "had c:a/b from 2026-10-01 to 2026-10-31",
@@ -437,6 +439,7 @@ func TestNumbersReadWell(t *testing.T) {
 		{number(0), "0"}, {number(999), "999"}, {number(1000), "1,000"}, {number(uint64(1234567)), "1,234,567"}, {number(-1234), "−1,234"},
 		{shown(49), "<50"}, {shown(50), "50"}, {size(0), "0 B"}, {size(999), "999 B"}, {size(1000), "1 kB"}, {size(12345), "12.3 kB"}, {size(999_600), "1 MB"},
 		{percent(0, 0), "–"}, {percent(0, 10), "0.0 %"}, {percent(1, 1_000_000), "<0.1 %"}, {percent(999_999, 1_000_000), ">99.9 %"}, {percent(5, 5), "100 %"}, {percent(1, 8), "12.5 %"},
+		{period(delivery.Period(time.Hour)), "1h"}, {period(delivery.Period(90 * time.Minute)), "1h30m"}, {period(delivery.Period(10 * time.Minute)), "10m"}, {period(delivery.Period(90 * time.Second)), "1m30s"},
 		{plural(1, "day"), "1 day"}, {plural(2, "day"), "2 days"}, {plural(3, "category"), "3 categories"}, {plural(0, "thing"), "0 things"},
 		{ago(100_000, 99_999), "just now"}, {ago(taxonomy.Hour, 0), "1 hour ago"}, {ago(3*taxonomy.OneDay+5, 0), "3 days ago"},
 	} {

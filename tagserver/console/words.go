@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -102,6 +103,18 @@ func plural(n int, word string) string {
 	return number(n) + " " + word + "s"
 }
 
+// period prints a length of time without what is zero: "1h30m", "24h".
+func period(p delivery.Period) string {
+	s := p.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
 // short is the beginning of a hash, enough to compare by eye.
 func short(hash string) string { return hash[:min(12, len(hash))] }
 
@@ -155,17 +168,17 @@ func (c *Console) explain(e query.Expr) clause {
 	}
 	switch e := e.(type) {
 	case query.And:
-		return list("all of these", e.Of)
+		return list("matches all of these", e.Of)
 	case query.Or:
-		return list("at least one of these", e.Of)
+		return list("matches at least one of these", e.Of)
 	case query.Not:
-		return list("not", []query.Expr{e.Of})
+		return list("does not match", []query.Expr{e.Of})
 	case query.Any:
 		return clause{Lead: "had any event in the last 90 days"}
 	case query.Trait:
 		return clause{Lead: "had", Title: c.title(e.Trait), Code: string(e.Trait), Rest: frequency(&e)}
 	case query.Attribute:
-		return clause{Lead: "is known for", Code: e.Key, Rest: "being " + strings.Join(e.In, " or ")}
+		return clause{Lead: "has", Code: e.Key, Rest: strings.Join(e.In, " or ")}
 	case query.List:
 		return clause{Lead: "is on the list", Code: string(e.List)}
 	case query.Audience:

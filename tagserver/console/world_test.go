@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,9 +183,9 @@ func (w *world) paths() []string {
 	for _, s := range w.sites {
 		out = append(out, base+"/sites/"+seg(string(s.ID)))
 	}
-	for id := range w.accounts {
-		if id != "" {
-			out = append(out, base+"/sites/"+seg(string(id)))
+	for _, id := range slices.Sorted(maps.Keys(w.accounts)) {
+		if p := base + "/sites/" + seg(string(id)); id != "" && !slices.Contains(out, p) {
+			out = append(out, p)
 		}
 	}
 	for _, a := range w.audiences {
