@@ -80,7 +80,7 @@ type (
 	runView struct {
 		At time.Time `json:"at"`
 		ImportReceipt
-		Faults []onboard.Fault `json:"faults" doc:"The first 100 rows that were refused: place and reason, never the value."`
+		Faults []onboard.Fault `json:"faults" doc:"The first 100 rows that were refused: place and reason, never the value. Only the newest run has them."`
 	}
 )
 
@@ -280,6 +280,8 @@ func (a *API) takeFile(c echo.Context, f *form, part *multipart.Part) error {
 		Source: f.source, Mapping: *f.mapping, File: file, Lookups: f.lookups, Again: f.again,
 		Bad: func(b onboard.Fault) {
 			if len(run.Faults) < maxBad {
+				// A receipt has a bound, and a column may have any name.
+				b.Column, b.Why = short(b.Column), short(b.Why)
 				run.Faults = append(run.Faults, b)
 			}
 		},
@@ -348,6 +350,15 @@ func asserts(s *taxonomy.Source, today taxonomy.Day) string {
 	return ""
 }
 
+// short cuts text to what a receipt has room for.
+func short(s string) string {
+	const most = 200
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
 var errFits = errors.New("it fits")
 
 // fits returns why the mapping does not fit the file's columns.
@@ -378,6 +389,11 @@ func (a *API) keepImport(ctx context.Context, f *form, run importRun) error {
 		}
 	}
 	doc.Mapping = *f.mapping
+	// The newest run tells its faults: a document has a bound, and those before
+	// were of the same file.
+	for i := range doc.Runs {
+		doc.Runs[i].Faults = nil
+	}
 	doc.Runs = append(doc.Runs, run)
 	doc.Runs = doc.Runs[max(0, len(doc.Runs)-maxRuns):]
 	_, err = a.keep(ctx, defs.Import, run.Import, what, doc, old.Version)

@@ -109,7 +109,7 @@ func TestAnImportsReceiptsStayBounded(t *testing.T) {
 	s.furnish()
 	s.imported = func(q ImportRequest) (ImportReceipt, error) {
 		for i := range maxBad {
-			q.Bad(onboard.Fault{Row: uint32(1e9 + i), Line: 1e9 + i, Column: strings.Repeat("c", 64), Reason: taxonomy.ReasonImport, Why: strings.Repeat("why ", 50)})
+			q.Bad(onboard.Fault{Row: uint32(1e9 + i), Line: 1e9 + i, Column: strings.Repeat("c", 64<<10), Reason: taxonomy.ReasonImport, Why: strings.Repeat("why ", 500)})
 		}
 		return ImportReceipt{Import: strings.Repeat("0a", 16), Source: q.Source}, nil
 	}
@@ -122,6 +122,11 @@ func TestAnImportsReceiptsStayBounded(t *testing.T) {
 	s.must(200, "GET", "/imports/"+strings.Repeat("0a", 16), "").into(t, &got)
 	if len(got.Runs) != maxRuns {
 		t.Errorf("%d runs are kept, want %d", len(got.Runs), maxRuns)
+	}
+	for i, r := range got.Runs {
+		if want := map[bool]int{true: maxBad}[i == maxRuns-1]; len(r.Faults) != want {
+			t.Errorf("run %d tells %d faults, want %d", i, len(r.Faults), want)
+		}
 	}
 }
 
