@@ -126,6 +126,26 @@ func TestAFloodOfProvisionalVisitorsCostsTheFloodingSite(t *testing.T) {
 	}
 }
 
+// R9: the order in which a record is asked. An erased key is dropped though it
+// comes with its cookie and was seen before; one that returns adopts itself
+// before it waits; a copy is a copy although its visitor is not adopted.
+func TestARecordIsAskedInOrder(t *testing.T) {
+	s := story(t)
+	s.say(start, event(1, start, 1, true)) // returning: adopted at once, so it does not wait
+	if got := s.tally(); got.Stored != 1 || got.Waiting != 0 {
+		t.Fatalf("a returning visitor's first event: %+v", got)
+	}
+	s.say(start, event(2, start, 2, false), event(2, start, 2, false))
+	if got := s.tally(); got.Waiting != 1 || got.Duplicate != 1 {
+		t.Fatalf("a copy of what waits: %+v", got)
+	}
+	s.say(start+1, taxonomy.Record{Kind: taxonomy.RecordErasure, Received: start + 1, Space: taxonomy.SpaceCookie, Visitor: visitorKey(1)})
+	s.say(start+2, event(1, start+2, 1, true)) // erased, returning and a copy
+	if got := s.tally(); got.Dropped[taxonomy.ReasonErased] != 1 || got.Duplicate != 1 {
+		t.Fatalf("an erased visitor's copy: %+v", got)
+	}
+}
+
 // R13: a repeated row of an import is a duplicate, also after a restart, and a
 // rejected row is counted once.
 func TestARepeatedImportChangesNothing(t *testing.T) {

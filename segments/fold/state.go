@@ -147,12 +147,6 @@ func (in *interner) intern(s taxonomy.SourceID, t taxonomy.Trait) column {
 	return c
 }
 
-// find is intern without making anything.
-func (in *interner) find(c taxonomy.Column) (column, bool) {
-	i, ok := in.of[c.Source][c.Trait]
-	return i, ok
-}
-
 // consents interns summaries: there are few, and every visitor has one.
 type consents struct {
 	of  map[string]uint32
