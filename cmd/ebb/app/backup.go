@@ -10,13 +10,15 @@ import (
 	"github.com/ebb-dmp/ebb/retention/embedded"
 )
 
+var errBackingUp = errors.New("a backup is under way; wait for its end")
+
 // Backup writes a backup of the data directory as of one moment, while all goes
 // on: the store and what the log holds beyond its last checkpoint, without keys
 // and without the journal of erasures. What is deleted while it runs keeps its
 // bytes in the snapshot until it ends.
 func (a *App) Backup(ctx context.Context, w io.Writer) (m *backup.Manifest, err error) {
 	if !a.backing.TryLock() {
-		return nil, errors.New("a backup is under way; wait for its end")
+		return nil, errBackingUp
 	}
 	defer a.backing.Unlock()
 	fail := func(err error) (*backup.Manifest, error) { return nil, fmt.Errorf("make a backup: %w", err) }

@@ -33,6 +33,7 @@ func (s *Server) routes(o *tagserver.Options) error {
 	o.Routes = append(o.Routes, partner.Routes(files)...)
 	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: s.registry, Ready: s.Ready})...)
 	o.Routes = append(o.Routes, ad.Routes()...)
+	o.Routes = append(o.Routes, s.operatorRoutes()...)
 	o.Routes = append(o.Routes, pages.Routes()...)
 	o.Guards = map[tagserver.Auth]tagserver.Guard{
 		tagserver.AuthDestination: partner.Guard(files),

@@ -262,8 +262,3 @@ func (a *App) attempt(ctx context.Context, what string, fn func(context.Context)
 		a.log.Error(what, "error", err)
 	}
 }
-
-// Deliveries are the last deliveries to a destination, newest first.
-func (a *App) Deliveries(ctx context.Context, id taxonomy.DestinationID) ([]delivery.Delivery, error) {
-	return a.deliverer.Deliveries(ctx, id)
-}
