@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -23,6 +24,7 @@ import (
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/embedded"
 	wal "github.com/ebb-dmp/ebb/retention/log"
+	"github.com/ebb-dmp/ebb/retention/storetest"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
 	"github.com/ebb-dmp/ebb/segments/fold"
@@ -368,3 +370,93 @@ func BenchmarkSegmentFile(b *testing.B) {
 	b.ReportMetric(float64(theirs)/float64(ours), "times-klauspost-1")
 	b.ReportMetric(float64(len(out))/float64(klaus.Len()), "of-its-size")
 }
+
+// BenchmarkRestart opens a checkpoint of many visitors (R35): against reading
+// the bytes of its files from the same store.
+func BenchmarkRestart(b *testing.B) {
+	n := size(100_000, 2_000_000)
+	c, err := hundred()
+	if err != nil {
+		b.Fatal(err)
+	}
+	env := app.System()
+	now := func() taxonomy.Millis { return taxonomy.MillisOf(env.Now()) }
+	store, err := embedded.Open(embedded.Options{FS: env.FS, Dir: filepath.Join(b.TempDir(), "data"), Now: now, Compress: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer store.Close()
+	l := storetest.NewLog(1, now)
+	open := func() *fold.Fold {
+		f, err := fold.Open(ctx, fold.Options{Config: fold.Config{Shards: 1, Groups: 1, Erasure: func(k taxonomy.VisitorKey) [16]byte { return k }},
+			Log: l, Events: noEvents{}, Keyed: store.Keyed(), Blobs: store.Blobs(), Rules: func() fold.Classifier { return c }, BatchBytes: 64 << 20})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return f
+	}
+	consent := taxonomy.Consent{Day: now().Day(), Regime: taxonomy.RegimeOptIn, Purposes: taxonomy.MayAll}
+	f := open()
+	for i := 0; i < n; i += 50_000 {
+		batch := make([]taxonomy.Record, 50_000)
+		for j := range batch {
+			e := &taxonomy.Event{Time: now(), Kind: taxonomy.EventPage, URL: fmt.Sprintf("https://bench.example/%d/%d/x", j%10, j/10%10)}
+			binary.BigEndian.PutUint64(e.ID[:], uint64(i+j))
+			batch[j] = taxonomy.Record{Kind: taxonomy.RecordEvent, Received: now(), Site: "bench", Source: "web", Space: taxonomy.SpaceCookie, Returning: true, Consent: consent, Event: e}
+			binary.BigEndian.PutUint64(batch[j].Visitor[:], uint64(i+j)*0x9e3779b97f4a7c15)
+		}
+		if _, _, err := l.Append(ctx, 0, batch, retention.AckLocal); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := f.Poll(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if _, err := f.Checkpoint(ctx); err != nil {
+		b.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		b.Fatal(err)
+	}
+	f = nil
+	best := func(fn func()) time.Duration {
+		d := time.Duration(1 << 62)
+		for range 3 {
+			runtime.GC()
+			start := time.Now()
+			fn()
+			d = min(d, time.Since(start))
+		}
+		return d
+	}
+	ours := best(func() { f = open(); _ = f.Close() })
+	var bytes int64
+	reading := best(func() {
+		bytes = 0
+		blobs, err := store.Blobs().List(ctx, "fold")
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, x := range blobs {
+			r, err := store.Blobs().Open(ctx, x.Name)
+			if err != nil {
+				b.Fatal(err)
+			}
+			buf := make([]byte, x.Bytes)
+			if _, err := r.ReadAt(buf, 0); err != nil && err != io.EOF {
+				b.Fatal(err)
+			}
+			bytes += x.Bytes
+			r.Close()
+		}
+	})
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(ours.Seconds()*1000, "ms-open")
+	b.ReportMetric(float64(ours)/float64(reading), "times-reading")
+	b.ReportMetric(float64(bytes)/float64(n), "bytes/visitor")
+}
+
+// noEvents is Events for what is not about them.
+type noEvents struct{ retention.Events }
+
+func (noEvents) Put(context.Context, []retention.StoredEvent) error { return nil }
