@@ -126,7 +126,6 @@ type Console struct {
 	log      *slog.Logger
 	pages    map[string]*template.Template
 	assets   map[string]asset
-	style    string // path of the style sheet
 	help     []helpPage
 	sessions *sessions
 	kept     generationCache

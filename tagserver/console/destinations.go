@@ -9,6 +9,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -16,8 +17,29 @@ import (
 // destinationRow is a destination and how its last delivery went.
 type destinationRow struct {
 	delivery.Destination
-	Runs []delivery.Delivery // the newest first
-	Last *delivery.Delivery
+	Runs []runRow // the newest first
+	Last *runRow
+}
+
+// runRow is a delivery as it is shown. What a receiver holds of few visitors is
+// not told by any of its numbers (P7): with a low floor they would be the size
+// of an audience.
+type runRow struct {
+	delivery.Delivery
+	Holds, May, Share  string
+	Lines, Plus, Minus string
+}
+
+func newRunRow(d delivery.Delivery) runRow {
+	r := runRow{Delivery: d, Holds: shown(d.Held), May: shown(d.Allowed), Share: hidden, Lines: hidden, Plus: hidden, Minus: hidden}
+	if d.Held < audience.ShownFloor {
+		return r
+	}
+	r.Share = percent(d.Held, d.Allowed)
+	if before := d.Held + d.Removes - min(d.Adds, d.Held+d.Removes); before == 0 || before >= audience.ShownFloor {
+		r.Lines, r.Plus, r.Minus = number(d.Rows), number(d.Adds), number(d.Removes)
+	}
+	return r
 }
 
 // Href is the destination's page.
@@ -38,8 +60,9 @@ func (c *Console) destinationRow(ctx context.Context, d delivery.Destination) (d
 	if err != nil {
 		return r, fmt.Errorf("read the deliveries of %s: %w", d.ID, err)
 	}
-	r.Runs = slices.Clone(runs)
-	slices.Reverse(r.Runs)
+	for _, run := range slices.Backward(runs) {
+		r.Runs = append(r.Runs, newRunRow(run))
+	}
 	if len(r.Runs) > 0 {
 		r.Last = &r.Runs[0]
 	}
@@ -123,10 +146,10 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 	row.Runs = row.Runs[:min(runsShown, len(row.Runs))]
 	return &page{Template: "destination", Title: row.Title, Section: base + "/destinations", Data: struct {
 		destinationRow
-		Manifest  delivery.Manifest
-		Members   []destinationAudience
-		URL       string
-		Words     map[string]string
-		LastWords string
-	}{row, m, audiences, origin + delivery.FilesPath(id), resultWords, ""}}, nil
+		Manifest delivery.Manifest
+		Few      bool // it holds too few visitors for numbers
+		Members  []destinationAudience
+		URL      string
+		Words    map[string]string
+	}{row, m, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords}}, nil
 }

@@ -69,7 +69,7 @@ func loadHelp(files fs.FS) ([]helpPage, error) {
 			"<table>", `<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>`, "</table>", "</table></div>",
 			"<th>", `<th scope="col">`, "<pre>", `<pre tabindex="0">`,
 		).Replace(b.String())
-		p.Body = template.HTML(html) //nolint:gosec // rendered from files of ours, without raw HTML
+		p.Body = template.HTML(html) // rendered from files of ours, without raw HTML
 		pages = append(pages, p)
 	}
 	return pages, nil

@@ -306,6 +306,39 @@ func TestSmallAudiencesAreShownAsFewerThanFifty(t *testing.T) {
 	}
 }
 
+// With a low floor a delivery's numbers would be the size of an audience.
+func TestFewMembershipsAreNotTold(t *testing.T) {
+	for _, c := range []struct {
+		held, allowed, adds, removes uint64
+		holds, share, plus           string
+	}{
+		{49, 49, 49, 0, "<50", hidden, hidden},
+		{60, 60, 15, 0, "60", "100 %", hidden}, // held 45 before
+		{60, 80, 60, 0, "60", "75.0 %", "60"},  // a first full
+		{60, 80, 3, 5, "60", "75.0 %", "3"},
+	} {
+		r := newRunRow(delivery.Delivery{Held: c.held, Allowed: c.allowed, Rows: c.adds + c.removes, Adds: c.adds, Removes: c.removes})
+		if r.Holds != c.holds || r.Share != c.share || r.Plus != c.plus {
+			t.Errorf("%+v: %q %q %q", c, r.Holds, r.Share, r.Plus)
+		}
+	}
+	w := normal()
+	for i := range w.runs["acme"] {
+		d := &w.runs["acme"][i]
+		d.Held, d.Allowed, d.Rows, d.Adds, d.Removes = 37, 37, 37, 37, 37
+	}
+	m := w.manifests["acme"]
+	for i := range m.Files {
+		m.Files[i].Rows = 37
+	}
+	s := serve(t, w)
+	for _, p := range []string{base + "/destinations", base + "/destinations/acme"} {
+		if _, body := s.get(t, p); strings.Contains(body, ">37<") {
+			t.Errorf("%s tells how many of an audience of 37", p)
+		}
+	}
+}
+
 func TestOverviewPutsWhatIsWrongFirst(t *testing.T) {
 	w := normal()
 	a := w.accounts["magazine"]

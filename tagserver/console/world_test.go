@@ -329,16 +329,13 @@ func normal() *world {
 
 // payloads are a hundred ways to bring script into a page.
 func payloads() []string {
-	var out []string
-	for _, tag := range []string{
+	out := []string{
 		`<script>alert(1)</script>`, `"><script>alert(1)</script>`, `'><script>alert(1)</script>`, `</title><script>alert(1)</script>`, `</textarea><script>alert(1)</script>`,
 		`</style><script>alert(1)</script>`, `--><script>alert(1)</script>`, `]]><script>alert(1)</script>`, `</svg><script>alert(1)</script>`, `</code></pre><script>alert(1)</script>`,
 		`<ScRiPt>alert(1)</sCrIpT>`, `<script/x>alert(1)</script>`, `<script src=//x.example></script>`, `<scr<script>ipt>alert(1)</script>`, "<script\n>alert(1)</script>",
 		`<img src=x onerror=alert(1)>`, `"><img src=x onerror=alert(1)>`, `'><img src=x onerror=alert(1)>`, `<svg onload=alert(1)>`, `<svg/onload=alert(1)>`,
 		`<body onload=alert(1)>`, `<iframe src=javascript:alert(1)>`, `<iframe srcdoc="<script>alert(1)</script>">`, `<object data=javascript:alert(1)>`, `<embed src=javascript:alert(1)>`,
 		`<math><mtext></form><form><mglyph><svg><mtext><style><path id="</style><img onerror=alert(1) src>">`, `<link rel=stylesheet href=//x.example/x.css>`, `<meta http-equiv=refresh content="0;url=//x.example">`, `<base href=//x.example>`, `<form action=//x.example><input type=submit>`,
-	} {
-		out = append(out, tag)
 	}
 	for _, event := range []string{"onclick", "onfocus", "onmouseover", "onerror", "onload", "onanimationstart", "ontoggle", "onpointerenter", "onbeforeinput", "onwheel"} {
 		out = append(out, `" `+event+`=alert(1) x="`, `' `+event+`=alert(1) x='`, `x `+event+`=alert(1) `, "` "+event+"=alert(1) ")
@@ -346,9 +343,7 @@ func payloads() []string {
 	for _, scheme := range []string{"javascript:alert(1)", "JaVaScRiPt:alert(1)", " javascript:alert(1)", "java\tscript:alert(1)", "javascript&colon;alert(1)", "vbscript:msgbox(1)", "data:text/html,<script>alert(1)</script>", "data:text/html;base64,PHNjcmlwdD4=", "//x.example/x", "\\\\x.example\\x"} {
 		out = append(out, scheme, `<a href="`+scheme+`">x</a>`)
 	}
-	for _, odd := range []string{"{{.}}", "{{template \"layout\" .}}", "<!--", "&lt;script&gt;alert(1)&lt;/script&gt;", "\u003cscript\u003e", "%3Cscript%3Ealert(1)%3C/script%3E", "\xff<script>alert(1)</script>", "\x00<script>alert(1)</script>", "+ADw-script+AD4-", "<\u2028script>alert(1)</script>"} {
-		out = append(out, odd)
-	}
+	out = append(out, "{{.}}", "{{template \"layout\" .}}", "<!--", "&lt;script&gt;alert(1)&lt;/script&gt;", "\u003cscript\u003e", "%3Cscript%3Ealert(1)%3C/script%3E", "\xff<script>alert(1)</script>", "\x00<script>alert(1)</script>", "+ADw-script+AD4-", "<\u2028script>alert(1)</script>")
 	return out
 }
 
