@@ -21,6 +21,11 @@ func (s *Server) Ready(context.Context) (faults, warnings []string) {
 	if !s.ready.Load() {
 		faults = append(faults, "the server is starting or stopping")
 	}
+	select {
+	case <-s.store.Failed():
+		faults = append(faults, "the store cannot go on; mend the disk and restart")
+	default:
+	}
 	if err := s.wal.Err(); err != nil {
 		faults = append(faults, fmt.Sprintf("the log takes no more: %v; mend the disk and restart", err))
 	}

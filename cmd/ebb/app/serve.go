@@ -92,6 +92,8 @@ func (s *Server) Wait(ctx context.Context) error {
 		return nil
 	case err := <-s.life.fatal:
 		return err
+	case <-s.store.Failed():
+		return errors.New("the store cannot go on, and what was acknowledged is safe; mend the disk and start again")
 	}
 }
 
