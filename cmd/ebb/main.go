@@ -28,9 +28,18 @@ type commands struct {
 	Output     cli.Format `short:"o" enum:"table,json" default:"table" placeholder:"table|json" help:"Answer in a table, or in one JSON document."`
 	ConfigFile string     `name:"config" env:"EBB_CONFIG" placeholder:"FILE" help:"Read settings from this YAML file."`
 
-	Demo    demoCommand    `cmd:"" help:"Show all of Ebb on real behaviour."`
-	Serve   serveCommand   `cmd:"" help:"Run the server."`
-	Init    initCommand    `cmd:"" help:"Make an empty data directory with its keys."`
+	Demo  demoCommand  `cmd:"" help:"Show all of Ebb on real behaviour."`
+	Serve serveCommand `cmd:"" help:"Run the server."`
+	Init  initCommand  `cmd:"" help:"Make an empty data directory with its keys."`
+
+	Import    importCommand    `cmd:"" help:"Take a file of visitors in."`
+	Audience  audienceCommand  `cmd:"" help:"List, count and build audiences."`
+	Lookalike lookalikeCommand `cmd:"" help:"Show how good lookalikes are."`
+	Deliver   deliverCommand   `cmd:"" help:"Deliver audiences to destinations."`
+	Retention retentionCommand `cmd:"" help:"Audit, forget and erase."`
+	Backup    backupCommand    `cmd:"" help:"Write and check backups."`
+	Restore   restoreCommand   `cmd:"" help:"Bring a backup back into an empty data directory."`
+
 	Health  healthCommand  `cmd:"" help:"Ask a running server how it is."`
 	Keys    keysCommand    `cmd:"" help:"Show and change the secret keys."`
 	Config  configCommand  `cmd:"" help:"Check and print the settings."`

@@ -1,0 +1,221 @@
+// Package client speaks to the API: over the network to a running server, or
+// within the process to what has the data directory open. What comes back is the
+// same, so a command need not know which it is.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/ebb-dmp/ebb/tagserver"
+)
+
+// Client is safe for concurrent use.
+type Client struct {
+	base string // without a slash at its end
+	key  string
+	http *http.Client
+	stop func() error
+}
+
+// New returns a client of the server whose private listener is at base, with the
+// admin key. The http client must set no timeout: a build or a backup takes as
+// long as it takes, and the context ends it.
+func New(base, key string, h *http.Client) *Client {
+	return &Client{base: strings.TrimSuffix(base, "/"), key: key, http: h, stop: func() error { return nil }}
+}
+
+// Within returns a client of a handler of this process. It speaks HTTP over pipes
+// in memory, so that streams flow both ways as they do over a network.
+func Within(h http.Handler) *Client {
+	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+	srv := &http.Server{Handler: h}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	t := &http.Transport{DialContext: l.dial}
+	c := New("http://ebb.local", "", &http.Client{Transport: t})
+	c.stop = func() error {
+		t.CloseIdleConnections()
+		err := srv.Close()
+		if serr := <-ended; !errors.Is(serr, http.ErrServerClosed) && err == nil {
+			err = serr
+		}
+		return err
+	}
+	return c
+}
+
+// Close frees what the client holds.
+func (c *Client) Close() error { return c.stop() }
+
+// Refused is an answer of the server that is not success.
+type Refused struct {
+	tagserver.Problem
+	Key bool // a key was sent
+}
+
+// Error says what was refused, with every place of a fault on a line of its own.
+func (e *Refused) Error() string {
+	if e.Status == http.StatusUnauthorized {
+		if e.Key {
+			return "the server does not take this admin key; give the one that was printed when the installation was made, as EBB_ADMIN_KEY"
+		}
+		return needsKey
+	}
+	s := e.Detail
+	if s == "" {
+		s = e.Title
+	}
+	for _, f := range e.Errors {
+		s += fmt.Sprintf("\n    %s: %s", f.Location, f.Message)
+	}
+	return s
+}
+
+const needsKey = "the server asks for the admin key, which was printed when the installation was made; give it as EBB_ADMIN_KEY"
+
+// Do sends a request and returns the answer if it is success; its body is the
+// caller's to close. Any other answer is a *Refused.
+func (c *Client) Do(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("ask the API: %w", err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return nil, fmt.Errorf("ask the API at %s: %w", c.base, err)
+	}
+	if res.StatusCode/100 == 2 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	e := &Refused{Key: c.key != ""}
+	b, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // what can be read of it is told
+	if t, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || t != "application/problem+json" || json.Unmarshal(b, &e.Problem) != nil || e.Status == 0 {
+		e.Problem = tagserver.Problem{Status: res.StatusCode, Title: http.StatusText(res.StatusCode), Detail: fmt.Sprintf("the answer of %s was %s; is it Ebb's private listener?", c.base, res.Status)}
+	}
+	return nil, e
+}
+
+// JSON sends in, if it is not nil, and reads the answer's document.
+func (c *Client) JSON(ctx context.Context, method, path string, in any) (json.RawMessage, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("ask the API: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	// The type is sent without a body too: it tells a program from a page.
+	res, err := c.Do(ctx, method, path, "application/json", body)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read the API's answer: %w", err)
+	}
+	return b, nil
+}
+
+// Get is JSON of a GET, read into out too.
+func (c *Client) Get(ctx context.Context, path string, out any) (json.RawMessage, error) {
+	return c.ask(ctx, http.MethodGet, path, nil, out)
+}
+
+// Post is JSON of a POST, read into out too.
+func (c *Client) Post(ctx context.Context, path string, in, out any) (json.RawMessage, error) {
+	return c.ask(ctx, http.MethodPost, path, in, out)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, in, out any) (json.RawMessage, error) {
+	b, err := c.JSON(ctx, method, path, in)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return nil, fmt.Errorf("read the API's answer: %w; is the server of another version?", err)
+	}
+	return b, nil
+}
+
+// Item is a definition in a list.
+type Item struct {
+	ID         string          `json:"id"`
+	Version    uint64          `json:"version"`
+	Definition json.RawMessage `json:"definition"`
+}
+
+// List returns all pages of a list.
+func (c *Client) List(ctx context.Context, path string) ([]Item, error) {
+	var all []Item
+	for cursor := ""; ; {
+		var page struct {
+			Items []Item `json:"items"`
+			Next  string `json:"next"`
+		}
+		if _, err := c.Get(ctx, path+"?limit=1000&cursor="+url.QueryEscape(cursor), &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if cursor = page.Next; cursor == "" {
+			return all, nil
+		}
+	}
+}
+
+// pipes is a listener whose connections are made by dial.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case p.conns <- there:
+		return here, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { close(p.done); return nil }
+func (p *pipes) Addr() net.Addr { return pipeAddr{} }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "ebb.local" }
