@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -95,4 +96,63 @@ func BenchmarkStep(b *testing.B) {
 		n++
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkRateDuringACheckpoint folds the same number of events twice over
+// many visitors, once alone and once while checkpoints are written without
+// pause: the ratio of the rates (R6: at least 0.8 where two cores are free).
+func BenchmarkRateDuringACheckpoint(b *testing.B) {
+	visitors, events := 200_000, 200_000
+	if os.Getenv("EBB_BENCH") == "full" {
+		visitors, events = 1_000_000, 1_000_000
+	}
+	s := story(b)
+	s.cfg.Shards = 1
+	s.hook = func(o *Options) { o.Events = nowhere{}; o.BatchBytes = 1 << 18 }
+	s.f = s.open(b)
+	for i := 0; i < visitors; i += 50_000 {
+		s.say(start+taxonomy.Millis(i), big(i, 50_000, start+taxonomy.Millis(i))...)
+	}
+	s.save()
+	seq := visitors
+	rate := func(beside func(stop <-chan struct{})) float64 {
+		for i := 0; i < events; i += 1000 {
+			rs := big(seq, 1000, start+taxonomy.Millis(seq))
+			for j := range rs { // visitors that are known
+				rs[j].Visitor = big(seq%visitors/2+j, 1, start)[0].Visitor
+			}
+			seq += 1000
+			s.lag.append(s.lag.order[0], start+taxonomy.Millis(seq), rs...)
+		}
+		s.lag.showAll()
+		stop, done := make(chan struct{}), make(chan struct{})
+		go func() { defer close(done); beside(stop) }()
+		begin := time.Now()
+		drainAll(b, s.f)
+		d := time.Since(begin)
+		close(stop)
+		<-done
+		return float64(events) / d.Seconds()
+	}
+	alone := rate(func(<-chan struct{}) {})
+	s.save()
+	n := 0
+	during := rate(func(stop <-chan struct{}) {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := s.f.Checkpoint(context.Background()); err != nil {
+				b.Error(err)
+				return
+			}
+			n++
+		}
+	})
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(during/alone, "of-rate-alone")
+	b.ReportMetric(alone, "events/s-alone")
+	b.ReportMetric(float64(n), "checkpoints")
 }
