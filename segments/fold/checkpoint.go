@@ -21,13 +21,22 @@ const maxLayers = 5
 // one, taken at one moment, so that the fold goes on while it is written.
 type capture struct {
 	manifest manifest
-	visitors []byte // a run, or nil
+	dirty    []dirtyVisitor
+	visitors []byte // a run of dirty, made when it is first written; or nil
 	state    []byte // a run, or nil
 	days     []dayCapture
 	seen     map[Hash]taxonomy.Millis
 	view     *View
 	base     []index.Days // the committed days of each shard at that moment
 	rewrite  bool
+}
+
+// dirtyVisitor is a visitor that changed, copied: its bytes are made off the
+// fold's lock.
+type dirtyVisitor struct {
+	shard   int
+	ordinal uint32
+	v       visitor
 }
 
 type dayCapture struct {
@@ -51,18 +60,14 @@ func (s *State) capture(number uint64) *capture {
 	}
 	s.flushing, s.recent = s.recent, map[Hash]taxonomy.Millis{}
 
-	var vr, sr runBuilder
+	var sr runBuilder
 	for _, sh := range s.shards {
 		if sh == nil {
 			continue
 		}
 		c.manifest.Ordinals[sh.n] = sh.visitors.n
 		for o := range sh.dirty {
-			if v := sh.visitors.at(o); v.flags&isDropped != 0 {
-				vr.remove(visitorKeyBytes(sh.n, o))
-			} else {
-				vr.put(visitorKeyBytes(sh.n, o), s.visitorVal(v))
-			}
+			c.dirty = append(c.dirty, dirtyVisitor{sh.n, o, *sh.visitors.at(o)})
 		}
 		sh.dirty = map[uint32]struct{}{}
 		c.days = append(c.days, sh.capture()...)
@@ -71,7 +76,7 @@ func (s *State) capture(number uint64) *capture {
 	for _, t := range s.tables() {
 		t.drain(&sr)
 	}
-	c.visitors, c.state = vr.bytes(), sr.bytes()
+	c.state = sr.bytes()
 	c.view = &View{
 		number: number, clock: s.clock, position: c.manifest.Position, ruleVersion: s.ruleVersion,
 		consents: s.consents.all[:len(s.consents.all):len(s.consents.all)],
@@ -134,6 +139,18 @@ func (f *Fold) write(ctx context.Context, c *capture) (next stored, hours map[in
 	m.Epoch, m.Term = f.opt.Epoch, f.opt.Term
 	m.Days, m.Seen = nil, nil
 	c.view.epoch, c.view.fold = m.Epoch, f
+	if c.visitors == nil && len(c.dirty) > 0 {
+		var r runBuilder
+		for i := range c.dirty {
+			d := &c.dirty[i]
+			if key := visitorKeyBytes(d.shard, d.ordinal); d.v.flags&isDropped != 0 {
+				r.remove(key)
+			} else {
+				r.put(key, visitorVal(&d.v, c.view.consents))
+			}
+		}
+		c.visitors, c.dirty = r.bytes(), nil
+	}
 	next = stored{number: m.Number, layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}}
 	if next.visitors, err = f.addRun(ctx, "visitors", f.stored.visitors, c.visitors, c.rewrite); err != nil {
 		return next, nil, err

@@ -259,7 +259,7 @@ const (
 
 // chunkSize is how many visitors are copied at once when one changes that a
 // view has seen.
-const chunkSize = 1024
+const chunkSize = 256
 
 // visitors is a list of visitors by ordinal that can be frozen: a frozen list
 // never changes, and costs a pointer a chunk.

@@ -210,13 +210,13 @@ func visitorKeyBytes(shard int, o uint32) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(nil, uint16(shard)), o)
 }
 
-func (s *State) visitorVal(v *visitor) []byte {
+func visitorVal(v *visitor, consents []taxonomy.Consent) []byte {
 	b := append(make([]byte, 0, 64), v.key[:]...)
 	b = binary.AppendVarint(b, int64(v.adopted))
 	b = binary.AppendVarint(b, int64(v.consentAt))
 	b = binary.AppendVarint(b, int64(v.newest))
 	b = append(b, v.flags)
-	return taxonomy.AppendConsent(b, &s.consents.all[v.consent])
+	return taxonomy.AppendConsent(b, &consents[v.consent])
 }
 
 func (s *State) loadVisitor(key, val []byte) error {
