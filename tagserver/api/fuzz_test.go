@@ -28,8 +28,10 @@ func FuzzNoBodyBreaksTheAPI(f *testing.F) {
 	} {
 		f.Add(body)
 	}
+	s := newStage(f)
 	f.Fuzz(func(t *testing.T, body string) {
-		s := newStage(t)
+		s.t = t
+		s.empty()
 		s.furnish()
 		for _, c := range []struct{ method, path, header string }{
 			{"POST", "/sites", ""}, {"POST", "/sources", ""}, {"POST", "/taxonomies", ""}, {"POST", "/rules", ""}, {"POST", "/audiences", ""},

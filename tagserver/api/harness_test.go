@@ -57,6 +57,29 @@ type stage struct {
 	eraseErr    error
 }
 
+// current hands on to the definitions that the stage has at the moment.
+type current struct{ s *stage }
+
+func (c current) Snapshot() *defs.Snapshot                  { return c.s.defs.Snapshot() }
+func (c current) Refresh(ctx context.Context) (bool, error) { return c.s.defs.Refresh(ctx) }
+func (c current) Put(ctx context.Context, kind defs.Kind, id string, body []byte, expect uint64) (uint64, error) {
+	return c.s.defs.Put(ctx, kind, id, body, expect)
+}
+func (c current) Delete(ctx context.Context, kind defs.Kind, id string, expect uint64) error {
+	return c.s.defs.Delete(ctx, kind, id, expect)
+}
+
+// empty takes all definitions away.
+func (s *stage) empty() {
+	s.t.Helper()
+	clock := func() taxonomy.Millis { return now }
+	d, err := defs.Open(context.Background(), storetest.NewModel(clock).Keyed(), clock)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.defs = d
+}
+
 type gens struct{ s *stage }
 
 func (g gens) List(context.Context) (refs []audience.Ref, err error) {
@@ -126,22 +149,19 @@ type noLog struct{ retention.Log }
 func newStage(t testing.TB, change ...func(*Options)) *stage {
 	t.Helper()
 	clock := func() taxonomy.Millis { return now }
-	d, err := defs.Open(context.Background(), storetest.NewModel(clock).Keyed(), clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &stage{t: t, defs: d}
+	s := &stage{t: t}
+	s.empty()
 	s.estimate = func(query.Expr) (*audience.Estimate, error) { return &audience.Estimate{AsOf: now}, nil }
 	s.imported = func(q ImportRequest) (ImportReceipt, error) {
 		return ImportReceipt{Import: strings.Repeat("ab", 16), Source: q.Source}, nil
 	}
 	o := Options{
-		Defs: d, Builtin: builtin, Now: clock, Rand: rand.Reader,
+		Defs: current{s}, Builtin: builtin, Now: clock, Rand: rand.Reader,
 		Changed: func(context.Context) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.changes++
-			s.inForce = d.Version()
+			s.inForce = s.defs.Version()
 			return s.changed
 		},
 		Estimate:    func(_ context.Context, e query.Expr) (*audience.Estimate, error) { return s.estimate(e) },
@@ -192,6 +212,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 	for _, c := range change {
 		c(&o)
 	}
+	var err error
 	if s.api, err = New(o); err != nil {
 		t.Fatal(err)
 	}
