@@ -32,8 +32,11 @@ import (
 //go:embed data/*.gz
 var data embed.FS
 
-//go:embed page/*.html
-var pages embed.FS
+//go:embed page/page.html
+var page []byte
+
+// pageTitles are the pages of the demo's shop, by path.
+var pageTitles = map[string]string{"/": "The demo’s shop", "/wine": "Wine in the demo’s shop", "/recipes": "Recipes in the demo’s shop"}
 
 // Floor is the demo's export floor. An installation's is 1,000; two thousand
 // households would leave little to see.
@@ -289,16 +292,13 @@ func (d *Demo) count(ctx context.Context) error {
 func (d *Demo) servePage() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
-		name := strings.Trim(r.URL.Path, "/")
-		if name == "" {
-			name = "index"
-		}
-		b, err := pages.ReadFile("page/" + filepath.Base(name) + ".html")
-		if err != nil {
+		title, ok := pageTitles[r.URL.Path]
+		if !ok {
 			http.NotFound(w, r)
 			return
 		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		b := bytes.ReplaceAll(page, []byte("{{TITLE}}"), []byte(title))
 		b = bytes.ReplaceAll(b, []byte("{{SNIPPET}}"), []byte(tagserver.Snippet(d.Info.Public, string(d.Info.Site))))
 		b = bytes.ReplaceAll(b, []byte("{{CONSOLE}}"), []byte(d.Info.Private+"/console"))
 		w.Write(b)
