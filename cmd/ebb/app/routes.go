@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"path/filepath"
 
 	"github.com/ebb-dmp/ebb/retention/log"
@@ -117,11 +118,14 @@ func (s *Server) origin(l tagserver.Listener) string {
 	if l == tagserver.Public && s.cfg.PublicOrigin != "" {
 		return s.cfg.PublicOrigin
 	}
-	scheme := "http://"
+	scheme, addr := "http://", s.addrs[l]
 	if s.cfg.TLS.Cert != "" {
 		scheme = "https://"
 	}
-	return scheme + s.addrs[l]
+	if _, port, err := net.SplitHostPort(addr); err == nil && l == tagserver.Public {
+		addr = net.JoinHostPort("localhost", port) // where browsers keep __Host- cookies without TLS
+	}
+	return scheme + addr
 }
 
 // problems are what readyz would say, for the console.
