@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/ebb-dmp/ebb/retention/log"
@@ -115,17 +115,17 @@ func (d definitions) Audiences() *audience.Catalog { return d.a.catalog.Load().a
 
 // origin is under which callers reach a listener.
 func (s *Server) origin(l tagserver.Listener) string {
-	if l == tagserver.Public && s.cfg.PublicOrigin != "" {
-		return s.cfg.PublicOrigin
+	addr, err := netip.ParseAddrPort(s.addrs[l])
+	if err != nil {
+		return ""
 	}
-	scheme, addr := "http://", s.addrs[l]
+	if l == tagserver.Public {
+		return s.cfg.Origin(addr)
+	}
 	if s.cfg.TLS.Cert != "" {
-		scheme = "https://"
+		return "https://" + s.addrs[l]
 	}
-	if _, port, err := net.SplitHostPort(addr); err == nil && l == tagserver.Public {
-		addr = net.JoinHostPort("localhost", port) // where browsers keep __Host- cookies without TLS
-	}
-	return scheme + addr
+	return "http://" + s.addrs[l]
 }
 
 // problems are what readyz would say, for the console.
