@@ -1,0 +1,1 @@
+SELECT visitor FROM seen WHERE day > today() - 7

@@ -1,0 +1,1 @@
+SELECT visitor FROM seen WHERE day BETWEEN DATE '2026-09-29' AND DATE '2026-10-02' GROUP BY visitor HAVING count(*) >= 3

@@ -1,0 +1,1 @@
+SELECT visitor FROM seen WHERE path = '/msdownload' AND day > today() - 30

@@ -1,0 +1,1 @@
+SELECT visitor FROM about WHERE category = 'developer' AND day > today() - 60

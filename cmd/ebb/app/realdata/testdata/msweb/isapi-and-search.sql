@@ -1,0 +1,1 @@
+SELECT visitor FROM seen WHERE path = '/isapi' INTERSECT SELECT visitor FROM seen WHERE path = '/search'

@@ -1,0 +1,1 @@
+SELECT visitor FROM seen EXCEPT SELECT visitor FROM about WHERE category = 'products'

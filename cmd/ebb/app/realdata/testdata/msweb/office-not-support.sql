@@ -1,0 +1,1 @@
+SELECT visitor FROM about WHERE category = 'office' EXCEPT SELECT visitor FROM about WHERE category = 'support'

@@ -1,0 +1,1 @@
+SELECT visitor FROM seen GROUP BY visitor HAVING count(DISTINCT day) = 1

@@ -1,0 +1,1 @@
+SELECT visitor FROM seen WHERE area IN (1008, 1034, 1004, 1018, 1017)
