@@ -68,16 +68,8 @@ type Deliveries interface {
 	Drop(context.Context, taxonomy.DestinationID) error
 }
 
-// Account is what became of a site's events (P2): Received = Stored + Duplicate
-// + Rejected + Dropped + Queued.
-type Account struct {
-	Received  uint64                     `json:"received"`
-	Stored    uint64                     `json:"stored"`
-	Duplicate uint64                     `json:"duplicate"`
-	Rejected  map[taxonomy.Reason]uint64 `json:"rejected,omitempty"`
-	Dropped   map[taxonomy.Reason]uint64 `json:"dropped,omitempty"`
-	Queued    uint64                     `json:"queued"`
-}
+// Account is what became of a site's events (P2).
+type Account = tagserver.Account
 
 // Options are what the API answers with. All but Builtin, Logger and Limits must
 // be set, and be safe for concurrent use.

@@ -27,16 +27,8 @@ import (
 //go:embed templates assets help
 var embedded embed.FS
 
-// Account is what became of a site's events: Received is the sum of all else,
-// at every moment (P2).
-type Account struct {
-	Received  uint64
-	Stored    uint64
-	Duplicate uint64
-	Rejected  map[taxonomy.Reason]uint64
-	Dropped   map[taxonomy.Reason]uint64
-	Queued    uint64
-}
+// Account is what became of a site's events (P2).
+type Account = tagserver.Account
 
 // Problem is something that an operator should know of, in words that hold
 // nothing of a visitor.

@@ -6,31 +6,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// Account is what became of a site's events: received = stored + duplicate +
-// rejected + dropped + queued, at every moment (P2).
-type Account struct {
-	Received  uint64                     `json:"received"`
-	Stored    uint64                     `json:"stored"`
-	Duplicate uint64                     `json:"duplicate"`
-	Rejected  map[taxonomy.Reason]uint64 `json:"rejected,omitempty"`
-	Dropped   map[taxonomy.Reason]uint64 `json:"dropped,omitempty"`
-	Queued    uint64                     `json:"queued"`
-}
-
-// Balanced reports whether P2 holds of the account.
-func (a *Account) Balanced() bool {
-	sum := a.Stored + a.Duplicate + a.Queued
-	for _, n := range a.Rejected {
-		sum += n
-	}
-	for _, n := range a.Dropped {
-		sum += n
-	}
-	return sum == a.Received
-}
+// Account is what became of a site's events.
+type Account = tagserver.Account
 
 // Accounts returns the account of each site. Received and queued are measured,
 // each from the log and the fold; none is computed as the rest of the others

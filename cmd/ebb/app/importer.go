@@ -10,37 +10,18 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/tagserver/api"
 	"github.com/ebb-dmp/ebb/taxonomy"
 	"github.com/ebb-dmp/ebb/taxonomy/consent"
 	"github.com/ebb-dmp/ebb/taxonomy/keys"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 )
 
-// ImportRequest is a file to take in.
-type ImportRequest struct {
-	Source  taxonomy.SourceID
-	Mapping onboard.Mapping
-	// File is read twice: once for its hash, which names the import (R13).
-	File    io.ReadSeeker
-	Lookups map[string]*onboard.Lookup
-	// Again makes it a new import although the file was taken in before.
-	Again bool
-	// Bad is told each row that was refused; nil tells nobody.
-	Bad func(onboard.Fault)
-}
-
-// ImportReceipt says what became of a file. Records = Stored + Duplicate +
-// Dropped, unless other imports of the source ran at the same time.
-type ImportReceipt struct {
-	Import string            `json:"import"` // 32 hex digits
-	Source taxonomy.SourceID `json:"source"`
-	onboard.Report
-	Stored    uint64 `json:"stored"`
-	Duplicate uint64 `json:"duplicate"`
-	Dropped   uint64 `json:"dropped"`
-	// Visitors is how many distinct visitors the accepted rows name.
-	Visitors int `json:"visitors"`
-}
+// An import is asked for and answered in the API's terms.
+type (
+	ImportRequest = api.ImportRequest
+	ImportReceipt = api.ImportReceipt
+)
 
 // importBatch is how many records one frame of an import has.
 const importBatch = 500

@@ -49,14 +49,9 @@ func (s *Server) apiOptions() api.Options {
 	return api.Options{
 		Defs: s.defs, Builtin: builtin, Changed: s.refresh,
 		Estimate: s.Estimate, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
-		Import: func(ctx context.Context, q api.ImportRequest) (api.ImportReceipt, error) {
-			r, err := s.Import(ctx, ImportRequest(q))
-			return api.ImportReceipt(r), err
-		},
-		Erase: s.Erase, Receipt: s.Receipt, Audit: s.Audit,
-		Accounts: func(ctx context.Context) (map[taxonomy.SiteID]api.Account, error) {
-			return convert[api.Account](s.Accounts(ctx))
-		},
+		Import: s.Import,
+		Erase:  s.Erase, Receipt: s.Receipt, Audit: s.Audit,
+		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
 		Spool:    s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
 	}
@@ -66,9 +61,7 @@ func (s *Server) consoleOptions() console.Options {
 	return console.Options{
 		Now: s.env.millis, Rand: s.env.Rand, AdminOK: s.IsAdmin,
 		Definitions: definitions{s.App}, Generations: s.generations, Deliveries: s.deliverer,
-		Accounts: func(ctx context.Context) (map[taxonomy.SiteID]console.Account, error) {
-			return convert[console.Account](s.Accounts(ctx))
-		},
+		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
 		Audit:    s.Audit, Receipt: s.Receipt,
 		Public:   func() string { return s.origin(tagserver.Public) },
@@ -76,17 +69,6 @@ func (s *Server) consoleOptions() console.Options {
 		Problems: s.problems, Nights: s.lastNights, Title: s.titleOf,
 		Version: Version, Logger: s.log,
 	}
-}
-
-// accountLike are the forms in which the sub-folders show an Account.
-type accountLike interface{ api.Account | console.Account }
-
-func convert[T accountLike](accounts map[taxonomy.SiteID]Account, err error) (map[taxonomy.SiteID]T, error) {
-	out := make(map[taxonomy.SiteID]T, len(accounts))
-	for id, a := range accounts {
-		out[id] = T(a)
-	}
-	return out, err
 }
 
 // deliveries is the App's and the deliverer's part of delivering, together.
