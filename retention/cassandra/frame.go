@@ -1,0 +1,132 @@
+package cassandra
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/klauspost/compress/s2"
+)
+
+// The payload of a row of event_log:
+//
+//	0  'E' 'L' · version u8, 1 · kind u8: 0 records, 1 lost
+//	4  length of the records before compression u32
+//	8  records as taxonomy.AppendRecord writes them, by s2; of a lost frame none
+//	   CRC-32C of all before, and of writer, group, first, n, time and counts
+//
+// counts is, for each site, its name (uvarint length, bytes) and number uvarint.
+// Both are made from the frame alone, so that whoever writes a frame again
+// writes the same bytes (R2).
+const (
+	frameVersion = 1
+	frameHead    = 8
+	kindRecords  = 0
+	kindLost     = 1
+)
+
+func appendCounts(b []byte, counts []retention.SiteCount) []byte {
+	for _, c := range counts {
+		b = binary.AppendUvarint(b, uint64(len(c.Site)))
+		b = append(b, c.Site...)
+		b = binary.AppendUvarint(b, c.N)
+	}
+	return b
+}
+
+func decodeCounts(b []byte) (counts []retention.SiteCount, err error) {
+	for len(b) > 0 {
+		l, n := binary.Uvarint(b)
+		if n <= 0 || l > uint64(len(b)-n) {
+			return nil, fmt.Errorf("counts of a frame: %w", retention.ErrCorrupt)
+		}
+		site := taxonomy.SiteID(b[n : n+int(l)])
+		b = b[n+int(l):]
+		c, n := binary.Uvarint(b)
+		if n <= 0 {
+			return nil, fmt.Errorf("counts of a frame: %w", retention.ErrCorrupt)
+		}
+		b = b[n:]
+		counts = append(counts, retention.SiteCount{Site: site, N: c})
+	}
+	return counts, nil
+}
+
+func frameSum(f *retention.Frame, counts, payload []byte) uint32 {
+	var b [42]byte
+	copy(b[:], f.Writer[:])
+	binary.BigEndian.PutUint16(b[16:], uint16(f.Group))
+	binary.BigEndian.PutUint64(b[18:], f.First)
+	binary.BigEndian.PutUint64(b[26:], uint64(f.N))
+	binary.BigEndian.PutUint64(b[34:], uint64(f.Time))
+	return crc32.Update(crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, counts), castagnoli, payload)
+}
+
+// encodeFrame returns a frame's counts and payload.
+func encodeFrame(f *retention.Frame) (counts, payload []byte) {
+	counts = appendCounts([]byte{}, f.Counts)
+	kind := byte(kindRecords)
+	var raw []byte
+	if f.Lost {
+		kind = kindLost
+	} else {
+		for i := range f.Records {
+			raw = taxonomy.AppendRecord(raw, &f.Records[i])
+		}
+	}
+	payload = append(make([]byte, 0, frameHead+s2.MaxEncodedLen(len(raw))+4), 'E', 'L', frameVersion, kind)
+	payload = binary.BigEndian.AppendUint32(payload, uint32(len(raw)))
+	if !f.Lost {
+		payload = append(payload, s2.Encode(nil, raw)...)
+	}
+	return counts, binary.BigEndian.AppendUint32(payload, frameSum(f, counts, payload))
+}
+
+// decodeFrame completes a frame that has its place, n and time.
+func decodeFrame(f *retention.Frame, counts, payload []byte) error {
+	bad := func(why string) error {
+		return fmt.Errorf("record %d of writer %s: %w: %s", f.First, f.Writer, retention.ErrCorrupt, why)
+	}
+	if len(payload) < frameHead+4 || payload[0] != 'E' || payload[1] != 'L' {
+		return bad("no frame")
+	}
+	if payload[2] != frameVersion {
+		return bad(fmt.Sprintf("version %d; run the version of Ebb that wrote it", payload[2]))
+	}
+	body := payload[:len(payload)-4]
+	if frameSum(f, counts, body) != binary.BigEndian.Uint32(payload[len(body):]) {
+		return bad("wrong checksum")
+	}
+	var err error
+	if f.Counts, err = decodeCounts(counts); err != nil {
+		return bad("counts")
+	}
+	f.Bytes = len(payload)
+	if payload[3] == kindLost {
+		f.Lost = true
+		return nil
+	}
+	size := binary.BigEndian.Uint32(body[4:])
+	if n, err := s2.DecodedLen(body[frameHead:]); err != nil || n != int(size) {
+		return bad("length")
+	}
+	raw, err := s2.Decode(nil, body[frameHead:])
+	if err != nil {
+		return bad("compression")
+	}
+	if f.N > len(raw) { // a lie must not ask for memory
+		return bad("number of records")
+	}
+	f.Records = make([]taxonomy.Record, f.N)
+	for i := range f.Records {
+		if f.Records[i], raw, err = taxonomy.DecodeRecord(raw); err != nil {
+			return bad("record")
+		}
+	}
+	if len(raw) > 0 {
+		return bad("bytes behind the records")
+	}
+	return nil
+}

@@ -1,0 +1,421 @@
+package cassandra
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// keep does what goes on while a writer of ours lives: it finds out about the
+// earlier ones, uploads, and beats. It ends with ctx, or when another node has
+// closed the writer; then the next one begins.
+func (l *Log) keep(ctx context.Context, e *era) {
+	if !l.insist(ctx, e, "register a writer", func() error { return l.register(ctx, e.writer) }) {
+		return
+	}
+	if !l.insist(ctx, e, "look up earlier writers", func() error { return l.recover(ctx, e) }) {
+		return
+	}
+	close(e.recovered)
+	for g := range l.o.Groups {
+		e.wg.Go(func() { l.upload(ctx, e, taxonomy.Group(g)) })
+	}
+	e.wg.Go(func() { l.finishDead(ctx, e) })
+	renewed := l.st.o.Now()
+	for {
+		closed, err := l.beatOnce(ctx, e)
+		if ctx.Err() != nil {
+			return
+		}
+		if closed {
+			l.logger.Warn("another node has closed our log, since it did not hear of us; going on as a new writer", "writer", e.writer)
+			close(e.lost)
+			return
+		}
+		l.trouble(e, "beat", err)
+		if now := l.st.o.Now(); now-renewed > taxonomy.Hour {
+			renewed = now
+			if err := l.renew(ctx, e); err != nil && ctx.Err() == nil {
+				l.logger.Error("rows of the log that no checkpoint covers could not be written again", "err", err)
+			}
+		}
+		l.wait(ctx, l.o.Life/4)
+	}
+}
+
+// supervise replaces a writer that another node has closed.
+func (l *Log) supervise() {
+	for {
+		l.turn.RLock()
+		e := l.era
+		l.turn.RUnlock()
+		select {
+		case <-e.lost:
+			if !l.next() {
+				return
+			}
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
+// next begins as a new writer.
+func (l *Log) next() bool {
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.ctx.Err() != nil {
+		return false
+	}
+	if err := l.era.end(l.ctx); err != nil {
+		l.logger.Error("closing the log of a writer that was closed by another node failed", "err", err)
+	}
+	if err := l.begin(); err != nil {
+		l.logger.Error("the log cannot be opened again; restart ebb", "err", err)
+		return false
+	}
+	return true
+}
+
+// renew writes again the own rows that are older than renewAfter and that no
+// checkpoint covers, so that they do not end before they are folded (R5).
+func (l *Log) renew(ctx context.Context, e *era) error {
+	old := l.st.o.Now() - renewAfter
+	for g := range l.o.Groups {
+		group := taxonomy.Group(g)
+		l.mu.Lock()
+		from := l.covered[writerGroup{e.writer, group}]
+		l.mu.Unlock()
+		e.mu.Lock()
+		mark := e.marks[g]
+		e.mu.Unlock()
+		for from < mark {
+			frames, err := l.localFrames(ctx, e, group, e.writer, from)
+			if err != nil {
+				return err
+			}
+			n := 0
+			for n < len(frames) && frames[n].Time < old && frames[n].Last() <= mark {
+				n++
+			}
+			if n == 0 {
+				break
+			}
+			size, err := l.uploadFrames(ctx, frames[:n])
+			if err != nil {
+				return err
+			}
+			from = frames[n-1].Last()
+			l.wait(ctx, time.Duration(size)*time.Second/time.Duration(l.o.UploadBytes))
+		}
+	}
+	return nil
+}
+
+// insist repeats do until it succeeds, or ctx ends.
+func (l *Log) insist(ctx context.Context, e *era, what string, do func() error) bool {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := do()
+		if ctx.Err() != nil {
+			return false
+		}
+		l.trouble(e, what, err)
+		if err == nil {
+			return true
+		}
+		l.wait(ctx, pause)
+	}
+}
+
+// trouble logs that the cluster is not there, once, and that it is again.
+func (l *Log) trouble(e *era, what string, err error) {
+	e.mu.Lock()
+	was := e.failing
+	e.failing = err != nil
+	e.mu.Unlock()
+	switch {
+	case err != nil && !was:
+		l.logger.Error("the log cannot be copied to Cassandra; records are kept here and copied when it answers", "what", what, "err", err)
+	case err == nil && was:
+		l.logger.Info("the log is copied to Cassandra again")
+	}
+}
+
+// beatOnce says that the writer lives, and up to where it is at quorum. closed:
+// another node has closed it.
+func (l *Log) beatOnce(ctx context.Context, e *era) (closed bool, err error) {
+	e.mu.Lock()
+	e.beatN++
+	n := e.beatN
+	marks := make(map[int]int64, len(e.marks))
+	for g, m := range e.marks {
+		marks[g] = int64(m)
+	}
+	e.mu.Unlock()
+	now := l.st.o.Now() // before it is sent: the lease is younger than it looks to others
+	ok, err := l.st.s.swap(ctx, beatWriter, n, int64(now+l.life()), marks, e.writer[:])
+	if err != nil {
+		return false, err // if it went through, no harm: the next is another
+	}
+	if ok {
+		e.mu.Lock()
+		e.beat = now
+		e.mu.Unlock()
+	}
+	return !ok, nil
+}
+
+// upload copies the own writer's frames of a group, in order, some at a time.
+// The mark moves when all of them are at quorum (R3).
+func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
+	for ctx.Err() == nil {
+		grown, err := e.local.Grown(g)
+		if err == nil {
+			var n int
+			n, err = l.uploadSome(ctx, e, g, e.writer)
+			if err == nil && n == 0 {
+				select {
+				case <-grown:
+				case <-ctx.Done():
+				}
+				continue
+			}
+			if n >= pacedFrom {
+				l.wait(ctx, time.Duration(n)*time.Second/time.Duration(l.o.UploadBytes))
+			}
+		}
+		if ctx.Err() != nil || errors.Is(err, retention.ErrClosed) {
+			return
+		}
+		l.trouble(e, "upload", err)
+		if err != nil {
+			l.wait(ctx, 200*time.Millisecond) // then the same rows again, the same bytes
+		}
+	}
+}
+
+// uploadSome copies what there is of the own writer, and returns its bytes.
+func (l *Log) uploadSome(ctx context.Context, e *era, g taxonomy.Group, id taxonomy.WriterID) (int, error) {
+	e.mu.Lock()
+	from := e.marks[g]
+	e.mu.Unlock()
+	frames, err := l.localFrames(ctx, e, g, id, from)
+	if err != nil || len(frames) == 0 {
+		return 0, err
+	}
+	n, err := l.uploadFrames(ctx, frames)
+	if err != nil {
+		return 0, err
+	}
+	e.mu.Lock()
+	e.marks[g] = frames[len(frames)-1].Last()
+	close(e.moved)
+	e.moved = make(chan struct{})
+	e.mu.Unlock()
+	return n, nil
+}
+
+func (l *Log) uploadFrames(ctx context.Context, frames []retention.Frame) (n int, err error) {
+	for i := range frames {
+		n += frames[i].Bytes
+	}
+	return n, l.st.each(ctx, len(frames), func(ctx context.Context, i int) error { return l.writeRow(ctx, &frames[i]) })
+}
+
+// localFrames returns frames of one writer of this folder.
+func (l *Log) localFrames(ctx context.Context, e *era, g taxonomy.Group, id taxonomy.WriterID, from uint64) ([]retention.Frame, error) {
+	at := retention.Position{e.writer: math.MaxInt64}
+	for w := range e.dead {
+		at[w] = math.MaxInt64
+	}
+	at[id] = from
+	return e.local.Follow(ctx, g, at, uploadBatch)
+}
+
+// recover finds out, for each earlier writer of this folder, whether another
+// node has closed it. What such a writer had beyond its end is brought back by
+// the own writer; all others are ours, and are uploaded under their own name.
+func (l *Log) recover(ctx context.Context, e *era) error {
+	for id, d := range e.dead {
+		w, err := l.writer(ctx, id)
+		if errors.Is(err, retention.ErrNotFound) {
+			if err := l.register(ctx, id); err != nil {
+				return err
+			}
+			d.ours = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !w.closed {
+			for g := range d.marks {
+				d.marks[g] = uint64(w.marks[g])
+			}
+			d.ours = true // and if another is closing it, the first to store the end decides
+			continue
+		}
+		if err := l.settleDead(ctx, e, id, d, w.ends); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleDead notes the end of an earlier writer and brings back what it had
+// beyond it.
+func (l *Log) settleDead(ctx context.Context, e *era, id taxonomy.WriterID, d *deadWriter, ends map[int]int64) error {
+	whole := true
+	for g, last := range d.last {
+		whole = whole && uint64(ends[g]) >= last
+	}
+	if !whole {
+		e.mu.Lock()
+		d.ours = false
+		e.mu.Unlock()
+		if err := l.bringBack(ctx, e, id, d, ends); err != nil {
+			return fmt.Errorf("bring back the rest of writer %s: %w", id, err)
+		}
+	}
+	e.mu.Lock()
+	d.ours, d.closed, d.ends = whole, true, ends
+	e.mu.Unlock()
+	return nil
+}
+
+// finishDead uploads and closes the earlier writers of this folder.
+func (l *Log) finishDead(ctx context.Context, e *era) {
+	for id, d := range e.dead {
+		if !l.insist(ctx, e, "close an earlier writer", func() error { return l.closeDead(ctx, e, id, d) }) {
+			return
+		}
+	}
+	if err := l.forget(ctx); err != nil && ctx.Err() == nil {
+		l.logger.Warn("rows of writers that ended long ago stay", "err", err)
+	}
+}
+
+// closeDead uploads all of an earlier writer of this folder and closes it at
+// its last record, unless another node was faster.
+func (l *Log) closeDead(ctx context.Context, e *era, id taxonomy.WriterID, d *deadWriter) error {
+	d.closing.Lock()
+	defer d.closing.Unlock()
+	if d.closed {
+		return nil
+	}
+	ends := make(map[int]int64, len(d.last))
+	for g, last := range d.last {
+		for from := d.marks[g]; from < last; {
+			frames, err := l.localFrames(ctx, e, taxonomy.Group(g), id, from)
+			if err != nil {
+				return err
+			}
+			if len(frames) == 0 {
+				break
+			}
+			n, err := l.uploadFrames(ctx, frames)
+			if err != nil {
+				return err
+			}
+			from = frames[len(frames)-1].Last()
+			if n >= pacedFrom {
+				l.wait(ctx, time.Duration(n)*time.Second/time.Duration(l.o.UploadBytes))
+			}
+		}
+		ends[g] = int64(last)
+	}
+	w, err := l.closeAt(ctx, id, ends)
+	if err != nil {
+		return err
+	}
+	return l.settleDead(ctx, e, id, d, w.ends)
+}
+
+// bringBack appends what a writer of this folder had beyond the end at which
+// another node closed it, each record with its first place. It can be done
+// again after a crash: what has come back already is found by its first place.
+func (l *Log) bringBack(ctx context.Context, e *era, id taxonomy.WriterID, d *deadWriter, ends map[int]int64) error {
+	for g, last := range d.last {
+		group := taxonomy.Group(g)
+		from, err := l.cameBack(ctx, e, group, id, uint64(ends[g]))
+		if err != nil {
+			return err
+		}
+		for from < last {
+			frames, err := l.localFrames(ctx, e, group, id, from)
+			if err != nil {
+				return err
+			}
+			if len(frames) == 0 {
+				break
+			}
+			for _, f := range frames {
+				var records []taxonomy.Record
+				for i := range f.Records {
+					r := f.Records[i]
+					if r.Kind == taxonomy.RecordTick {
+						continue // says only that time passed
+					}
+					if r.First.IsZero() {
+						r.First = taxonomy.Ref{Writer: id, Seq: f.First + uint64(i)}
+					}
+					records = append(records, r)
+				}
+				if f.Lost {
+					records = lostCounts(&f, l.st.o.Now())
+				}
+				if len(records) > 0 {
+					if _, _, err := e.local.Append(ctx, group, records, retention.AckLocal); err != nil {
+						return err
+					}
+				}
+				from = f.Last()
+			}
+		}
+		if err := e.local.Trim(ctx, group, retention.Position{id: last}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lostCounts stands for a damaged frame: its events were received, and are
+// dropped (R2).
+func lostCounts(f *retention.Frame, now taxonomy.Millis) []taxonomy.Record {
+	r := taxonomy.Record{Kind: taxonomy.RecordCounts, Received: now, First: taxonomy.Ref{Writer: f.Writer, Seq: f.Last()}}
+	for _, c := range f.Counts {
+		r.Counts = append(r.Counts, taxonomy.Count{Site: c.Site, Outcome: taxonomy.Dropped, Reason: taxonomy.ReasonCorrupt, N: c.N})
+	}
+	if len(r.Counts) == 0 {
+		return nil
+	}
+	return []taxonomy.Record{r}
+}
+
+// cameBack returns up to which number a writer's records came back already.
+func (l *Log) cameBack(ctx context.Context, e *era, g taxonomy.Group, id taxonomy.WriterID, end uint64) (uint64, error) {
+	at := retention.Position{id: math.MaxInt64}
+	for {
+		frames, err := e.local.Follow(ctx, g, at, uploadBatch)
+		if err != nil {
+			return 0, err
+		}
+		if len(frames) == 0 {
+			return end, nil
+		}
+		for i := range frames {
+			f := &frames[i]
+			at[f.Writer] = f.Last()
+			for j := range f.Records {
+				if r := &f.Records[j]; r.First.Writer == id {
+					end = max(end, r.First.Seq)
+				}
+			}
+		}
+	}
+}
