@@ -116,7 +116,7 @@ func decodeFrame(f *retention.Frame, counts, payload []byte) error {
 	if err != nil {
 		return bad("compression")
 	}
-	if f.N > len(raw) { // a lie must not ask for memory
+	if f.N < 1 || f.N > len(raw) { // a lie must not ask for memory
 		return bad("number of records")
 	}
 	f.Records = make([]taxonomy.Record, f.N)

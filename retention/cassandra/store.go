@@ -137,7 +137,7 @@ func connect(o Options, keyspace string) (*session, error) {
 		}
 		return nil, fmt.Errorf("no node of %q answers: %w; is the cluster up, and are the ports open?", o.Hosts, err)
 	}
-	return nil, fmt.Errorf("connect to %q: %w", o.Hosts, err)
+	return nil, fmt.Errorf("connect to %q: %w; is the cluster up, and are the ports open?", o.Hosts, err)
 }
 
 // check refuses what must be mended first, and sees how many nodes there are.

@@ -317,3 +317,61 @@ func (l *Log) frameAt(ctx context.Context, id taxonomy.WriterID, g taxonomy.Grou
 	}
 	return seq, nil
 }
+
+// Hole is a place where a writer's rows do not go on though there are later
+// ones: followers wait there (R3).
+type Hole struct {
+	Writer taxonomy.WriterID
+	Group  taxonomy.Group
+	// Next is the number that is missing, Behind that of the first row beyond,
+	// written at Since or before.
+	Next, Behind uint64
+	Since        taxonomy.Millis
+	// Lost: the row beyond is older than a row lives, so what is missing will not
+	// come. The group stands still until the hole is skipped by command (R5).
+	Lost bool
+}
+
+// rowLife is the life of a row of event_log.
+const rowLife = 7 * taxonomy.OneDay
+
+// Holes returns where following of other nodes' writers from the position would
+// stop before their end. A hole that is young is normal: rows go up side by
+// side.
+func (l *Log) Holes(ctx context.Context, g taxonomy.Group, from retention.Position) (holes []Hole, err error) {
+	e, err := l.ready(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("holes of the log: %w", err)
+	}
+	defer l.turn.RUnlock()
+	list, err := l.writers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("holes of the log: %w", err)
+	}
+	_, local := e.localPosition(from)
+	now := l.st.o.Now()
+	for i := range list {
+		w := &list[i]
+		if local[w.id] || from[w.id] >= w.end(g) {
+			continue
+		}
+		end, err := l.endOf(ctx, w, g, from[w.id])
+		if err != nil {
+			return nil, fmt.Errorf("holes of the log: %w", err)
+		}
+		next := max(end.Last, from[w.id]) + 1
+		var seq, at int64
+		err = l.st.s.one(ctx, `SELECT seq, time FROM event_log WHERE writer = ? AND grp = ? AND chunk = ? AND seq >= ? LIMIT 1`,
+			[]any{w.id[:], int(g), int64(next >> chunkBits), int64(next)}, &seq, &at)
+		switch {
+		case errors.Is(err, retention.ErrNotFound):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("holes of the log: %w", err)
+		case uint64(seq) == next || uint64(seq) > w.end(g):
+			continue
+		}
+		holes = append(holes, Hole{w.id, g, next, uint64(seq), taxonomy.Millis(at), now-taxonomy.Millis(at) > rowLife})
+	}
+	return holes, nil
+}
