@@ -118,12 +118,11 @@ func (d deliverList) Run(c *cli.Context) error {
 			return fmt.Errorf("list destinations: %w", err)
 		}
 		docs := []client.Item{}
-		rows := cli.Rows{Head: []string{"DESTINATION", "TITLE", "AUDIENCES", "IDS", "LAST DELIVERY", "RESULT", "HELD"}}
+		rows := cli.Rows{Head: []string{"DESTINATION", "TITLE", "AUDIENCES", "LAST DELIVERY", "RESULT", "HELD"}}
 		for _, it := range items {
 			var def struct {
 				Title     string   `json:"title"`
 				Audiences []string `json:"audiences"`
-				IDs       string   `json:"ids"`
 			}
 			if err := json.Unmarshal(it.Definition, &def); err != nil {
 				return fmt.Errorf("read destination %s: %w", it.ID, err)
@@ -136,7 +135,7 @@ func (d deliverList) Run(c *cli.Context) error {
 			if len(list) > 0 {
 				last = list[0]
 			}
-			rows.Add(it.ID, def.Title, len(def.Audiences), def.IDs, when(last.At), last.Result, last.Held)
+			rows.Add(it.ID, def.Title, len(def.Audiences), when(last.At), last.Result, last.Held)
 			docs = append(docs, it)
 		}
 		return c.Print(struct {

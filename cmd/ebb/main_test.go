@@ -45,8 +45,13 @@ func TestScripts(t *testing.T) {
 			return certificate(env.WorkDir, "ebb.test")
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"newkeys": newKeys,
-			"server":  server,
+			"newkeys":   newKeys,
+			"server":    server,
+			"shop":      shop,
+			"purchases": purchases,
+			"ready":     ready,
+			"flip":      flip,
+			"field":     field,
 		},
 	})
 }

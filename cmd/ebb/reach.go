@@ -42,7 +42,7 @@ func reach(c *cli.Context, fn func(*client.Client) error) error {
 		return err
 	}
 	defer func() { _ = a.Close(context.WithoutCancel(c)) }() // closed below; a second time does nothing
-	h, err := a.Local()
+	h, err := a.Local(c)
 	if err != nil {
 		return err
 	}

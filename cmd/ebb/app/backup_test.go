@@ -317,7 +317,7 @@ func TestAnErasedVisitorDoesNotComeBackWithABackup(t *testing.T) {
 
 // deliveriesOf asks the API, as commands do.
 func deliveriesOf(a *app.App, id string) ([]delivery.Delivery, error) {
-	h, err := a.Local()
+	h, err := a.Local(ctx)
 	if err != nil {
 		return nil, err
 	}

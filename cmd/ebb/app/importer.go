@@ -52,6 +52,11 @@ func (a *App) Import(ctx context.Context, q ImportRequest) (ImportReceipt, error
 	}
 	rec.Import = hex.EncodeToString(file[:])
 
+	// What the log holds from before, of a process that died or a command that
+	// ended, is not of this import's receipt.
+	if err := a.Fold(ctx); err != nil {
+		return fail(err)
+	}
 	now := a.env.millis()
 	site := taxonomy.ImportSite(q.Source)
 	before := a.fold.Tallies()[site]

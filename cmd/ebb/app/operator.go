@@ -1,15 +1,18 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 
+	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/embedded"
 	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // Paths of the operator's routes that are about this engine, and so stand here
@@ -81,8 +84,15 @@ func (a *App) handleNight(w http.ResponseWriter, r *http.Request) error {
 
 // Local returns what answers on the private listener, for a command that has the
 // data directory to itself. Whoever may open that is the operator, so no key is
-// asked for. It is called once, and not together with Serve.
-func (a *App) Local() (http.Handler, error) {
+// asked for. It folds what the log has first, so that answers are of now. It is
+// called once, and not together with Serve.
+func (a *App) Local(ctx context.Context) (http.Handler, error) {
+	if err := a.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.covered(ctx); err != nil {
+		return nil, err
+	}
 	s := &Server{App: a}
 	if err := a.env.FS.RemoveAll(a.spoolDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of uploads: %w", err)
@@ -97,6 +107,19 @@ func (a *App) Local() (http.Handler, error) {
 		return nil, err
 	}
 	return s.edge.Handler(tagserver.Private), nil
+}
+
+// catchUp folds all that is in the log and brings the fold's clock to now. An own
+// record does the latter: until a writer that is open has written, the clock
+// waits for it (R7), which in an installation that was never served means 1970.
+func (a *App) catchUp(ctx context.Context) error {
+	for g := range taxonomy.Group(a.install.Groups) {
+		tick := []taxonomy.Record{{Kind: taxonomy.RecordTick, Received: a.env.millis()}}
+		if _, _, err := a.wal.Append(ctx, g, tick, retention.AckLocal); err != nil {
+			return fmt.Errorf("bring the log's clock to now: %w", err)
+		}
+	}
+	return a.Fold(ctx)
 }
 
 func same[T any](t T) T { return t }

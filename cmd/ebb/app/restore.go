@@ -228,19 +228,9 @@ func copyFile(fs log.FS, from, to string) error {
 // settle makes what was unpacked fit to be served.
 func (a *App) settle(ctx context.Context, res *Restored) error {
 	res.Epoch = a.install.Epoch
-	if err := a.Fold(ctx); err != nil {
-		return err
-	}
-	// The log's clock stands where the backup was made; a record of our own moves
-	// it to today, by which everything below tells what is over (R7).
-	now := a.env.millis()
-	for g := range taxonomy.Group(a.install.Groups) {
-		tick := []taxonomy.Record{{Kind: taxonomy.RecordTick, Received: now}}
-		if _, _, err := a.wal.Append(ctx, g, tick, retention.AckLocal); err != nil {
-			return err
-		}
-	}
-	if err := a.Fold(ctx); err != nil {
+	// The log's clock stands where the backup was made. What follows tells what is
+	// over by it, so it moves to today first.
+	if err := a.catchUp(ctx); err != nil {
 		return err
 	}
 	gone, err := a.namedInJournal(ctx, res)
@@ -254,7 +244,7 @@ func (a *App) settle(ctx context.Context, res *Restored) error {
 	if res.Erased, err = a.eraser.EraseAll(ctx, gone); err != nil {
 		return err
 	}
-	if err := a.sweeper.Sweep(ctx, now.Day()); err != nil {
+	if err := a.sweeper.Sweep(ctx, a.env.millis().Day()); err != nil {
 		return err
 	}
 	built, err := a.Build(ctx)

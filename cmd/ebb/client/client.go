@@ -42,7 +42,8 @@ func Within(h http.Handler) *Client {
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }()
 	t := &http.Transport{DialContext: l.dial}
-	c := New("http://ebb.local", "", &http.Client{Transport: t})
+	// Nobody looks at the key; that one is sent tells a program from a page.
+	c := New("http://ebb.local", "within", &http.Client{Transport: t})
 	c.stop = func() error {
 		t.CloseIdleConnections()
 		err := srv.Close()
