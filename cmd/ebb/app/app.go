@@ -71,6 +71,7 @@ type App struct {
 	seg         *audience.Seg
 	deliverer   *delivery.Deliverer
 	building    sync.Mutex
+	swapping    sync.Mutex
 	importing   sync.Mutex
 	backing     sync.Mutex
 

@@ -62,12 +62,21 @@ func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) 
 		a.log.Warn("audience could not be built and is empty", "audience", id, "error", fault)
 	}
 	a.current.Store(built.Generation)
+	if err := a.swapSeg(ctx); err != nil {
+		return built, err
+	}
+	// Only now: as long as pages answer with the generation before, what came
+	// since must still correct them.
 	a.fold.Built(v)
-	return built, a.swapSeg(ctx)
+	return built, nil
 }
 
-// swapSeg puts the current generation and definitions behind /v1/seg.
+// swapSeg puts the current generation and definitions behind /v1/seg. One at a
+// time: a build and a change of definitions, which meet at every midnight, would
+// else put an older generation over a newer one.
 func (a *App) swapSeg(ctx context.Context) error {
+	a.swapping.Lock()
+	defer a.swapping.Unlock()
 	g := a.current.Load()
 	if g == nil || a.fold == nil {
 		return nil
