@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -170,54 +171,78 @@ func (l *Log) beatOnce(ctx context.Context, e *era) (closed bool, err error) {
 	return !ok, nil
 }
 
-// upload copies the own writer's frames of a group, in order, some at a time.
-// The mark moves when all of them are at quorum (R3).
+// upload copies the own writer's frames of a group, several side by side, and
+// each until it is at quorum. The mark follows where none is missing (R3).
 func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	places := make(chan struct{}, l.st.o.Parallel)
+	var queue []*sending // in order; guarded by e.mu
+	from := uint64(0)
 	for ctx.Err() == nil {
 		grown, err := e.local.Grown(g)
+		var frames []retention.Frame
 		if err == nil {
-			var n int
-			n, err = l.uploadSome(ctx, e, g, e.writer)
-			if err == nil && n == 0 {
-				select {
-				case <-grown:
-				case <-ctx.Done():
-				}
-				continue
-			}
-			if n >= pacedFrom {
-				l.wait(ctx, time.Duration(n)*time.Second/time.Duration(l.o.UploadBytes))
-			}
+			frames, err = l.localFrames(ctx, e, g, e.writer, from)
 		}
 		if ctx.Err() != nil || errors.Is(err, retention.ErrClosed) {
 			return
 		}
-		l.trouble(e, "upload", err)
 		if err != nil {
-			l.wait(ctx, 200*time.Millisecond) // then the same rows again, the same bytes
+			l.logger.Error("the log cannot be read to be copied", "err", err)
+			l.wait(ctx, time.Second)
+			continue
+		}
+		if len(frames) == 0 {
+			select {
+			case <-grown:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		size := 0
+		for i := range frames {
+			f := &frames[i]
+			select {
+			case places <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			s := &sending{last: f.Last()}
+			e.mu.Lock()
+			queue = append(queue, s)
+			e.mu.Unlock()
+			wg.Go(func() {
+				defer func() { <-places }()
+				// On failure the same row again, the same bytes.
+				if !l.insist(ctx, e, "upload", func() error { return l.writeRow(ctx, f) }) {
+					return
+				}
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				s.done = true
+				for len(queue) > 0 && queue[0].done {
+					e.marks[g] = queue[0].last
+					queue = queue[1:]
+					if len(queue) == 0 || !queue[0].done {
+						close(e.moved)
+						e.moved = make(chan struct{})
+					}
+				}
+			})
+			from = f.Last()
+			size += f.Bytes
+		}
+		if size >= pacedFrom {
+			l.wait(ctx, time.Duration(size)*time.Second/time.Duration(l.o.UploadBytes))
 		}
 	}
 }
 
-// uploadSome copies what there is of the own writer, and returns its bytes.
-func (l *Log) uploadSome(ctx context.Context, e *era, g taxonomy.Group, id taxonomy.WriterID) (int, error) {
-	e.mu.Lock()
-	from := e.marks[g]
-	e.mu.Unlock()
-	frames, err := l.localFrames(ctx, e, g, id, from)
-	if err != nil || len(frames) == 0 {
-		return 0, err
-	}
-	n, err := l.uploadFrames(ctx, frames)
-	if err != nil {
-		return 0, err
-	}
-	e.mu.Lock()
-	e.marks[g] = frames[len(frames)-1].Last()
-	close(e.moved)
-	e.moved = make(chan struct{})
-	e.mu.Unlock()
-	return n, nil
+// sending is a frame that is on its way to the cluster.
+type sending struct {
+	last uint64
+	done bool
 }
 
 func (l *Log) uploadFrames(ctx context.Context, frames []retention.Frame) (n int, err error) {
