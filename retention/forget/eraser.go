@@ -79,21 +79,27 @@ type Eraser struct {
 	// Hash is HMAC(erasure key, visitor key), cut to 16 bytes.
 	Hash func(taxonomy.VisitorKey) [16]byte
 	Now  func() taxonomy.Millis
+	// Before, if set, is called before a pass that has something to do: what
+	// holders look up must be there.
+	Before func(context.Context) error
 
-	mu sync.Mutex // one pass at a time
+	passing sync.Mutex // one pass at a time
+	// notes is held by whoever changes an entry, and never while a holder is
+	// called: a holder may fold the log, whose erasures come back to Queue.
+	notes sync.Mutex
 }
 
 // Queue takes erasures. One that is in the queue, or was done for the same
-// wish, changes nothing.
+// wish, changes nothing; a later wish begins its nights anew.
 func (e *Eraser) Queue(ctx context.Context, erasures []Erasure) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.notes.Lock()
+	defer e.notes.Unlock()
 	for _, x := range erasures {
 		key := retention.Key{Partition: queuePartition, Item: string(x.Visitor[:])}
-		if _, err := e.Keyed.Get(ctx, queueSpace, key); err == nil {
+		if have, ok, err := e.entry(ctx, key); err != nil {
+			return err
+		} else if ok && have.At >= x.At {
 			continue
-		} else if !errors.Is(err, retention.ErrNotFound) {
-			return fmt.Errorf("queue an erasure: %w", err)
 		}
 		id := e.id(x.Visitor)
 		if r, err := e.Receipt(ctx, id); err == nil && r.Done && r.At >= x.At {
@@ -111,6 +117,21 @@ func (e *Eraser) Queue(ctx context.Context, erasures []Erasure) error {
 		}
 	}
 	return nil
+}
+
+// entry returns what is in the queue under a key.
+func (e *Eraser) entry(ctx context.Context, key retention.Key) (q queued, ok bool, err error) {
+	it, err := e.Keyed.Get(ctx, queueSpace, key)
+	if errors.Is(err, retention.ErrNotFound) {
+		return q, false, nil
+	}
+	if err == nil && json.Unmarshal(it.Value, &q) != nil {
+		err = fmt.Errorf("%w: an entry of the eraser's queue", retention.ErrCorrupt)
+	}
+	if err != nil {
+		return q, false, fmt.Errorf("read the eraser's queue: %w", err)
+	}
+	return q, true, nil
 }
 
 func (e *Eraser) id(v taxonomy.VisitorKey) string { h := e.Hash(v); return hex.EncodeToString(h[:]) }
@@ -179,8 +200,8 @@ func (e *Eraser) Night(ctx context.Context) (int, error) {
 }
 
 func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.passing.Lock()
+	defer e.passing.Unlock()
 	type work struct {
 		key taxonomy.VisitorKey
 		q   queued
@@ -204,6 +225,11 @@ func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (i
 	if len(list) == 0 {
 		return 0, nil
 	}
+	if e.Before != nil {
+		if err := e.Before(ctx); err != nil {
+			return 0, fmt.Errorf("before erasing: %w", err)
+		}
+	}
 	visitors := make([]taxonomy.VisitorKey, len(list))
 	for i := range list {
 		visitors[i] = list[i].key
@@ -221,8 +247,16 @@ func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (i
 		}
 	}
 	now := e.Now()
+	e.notes.Lock()
+	defer e.notes.Unlock()
 	for i := range list {
 		w := &list[i]
+		key := retention.Key{Partition: queuePartition, Item: string(w.key[:])}
+		if have, ok, err := e.entry(ctx, key); err != nil {
+			return 0, err
+		} else if !ok || have.At != w.q.At {
+			continue // a later wish came in meanwhile, and has its passes before it
+		}
 		if soon {
 			w.q.Soon = now
 		} else {
@@ -232,7 +266,6 @@ func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (i
 		if err := e.putReceipt(ctx, e.id(w.key), &w.q, last); err != nil {
 			return 0, err
 		}
-		key := retention.Key{Partition: queuePartition, Item: string(w.key[:])}
 		if last {
 			err = e.Keyed.Delete(ctx, queueSpace, []retention.Key{key})
 		} else {

@@ -401,3 +401,30 @@ func TestTheAuditNamesThePlaceThatIsTooOld(t *testing.T) { // P5
 		t.Fatalf("after the sweep: got %+v", r)
 	}
 }
+
+// A holder may fold the log, and what it finds there are erasures: the queue
+// takes them while a pass is under way.
+func TestAnErasureIsQueuedDuringAPass(t *testing.T) {
+	ctx := context.Background()
+	clock := storetest.NewClock(storetest.Start)
+	e := &forget.Eraser{Keyed: storetest.NewModel(clock.Now).Keyed(), Now: clock.Now, Hash: func(k taxonomy.VisitorKey) [16]byte { return k }}
+	one, two := forget.Erasure{storetest.Visitor(1), taxonomy.SpaceCookie, clock.Now()}, forget.Erasure{storetest.Visitor(2), taxonomy.SpaceCookie, clock.Now()}
+	e.Before = func(ctx context.Context) error { return e.Queue(ctx, []forget.Erasure{two}) }
+	later := one
+	later.At++
+	e.Holders = []forget.Holder{{Name: "fold", Erase: func(ctx context.Context, _ []taxonomy.VisitorKey) error { return e.Queue(ctx, []forget.Erasure{later}) }}}
+	if err := e.Queue(ctx, []forget.Erasure{one}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Night(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// Both the new visitor and the later wish of the first have all their nights
+	// before them.
+	for _, x := range []forget.Erasure{later, two} {
+		r, err := e.Receipt(ctx, e.ID(x.Visitor))
+		if err != nil || r.At != x.At || len(r.Nights) != 0 {
+			t.Errorf("receipt %+v, %v; want none of its nights done", r, err)
+		}
+	}
+}

@@ -16,8 +16,8 @@ import (
 // returns how many visitors that were. The bytes of the queue itself go with the
 // next sweep.
 func (e *Eraser) EraseAll(ctx context.Context, erasures []Erasure) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.passing.Lock()
+	defer e.passing.Unlock()
 	all := map[taxonomy.VisitorKey]queued{}
 	var keys []retention.Key
 	partition := queuePartition

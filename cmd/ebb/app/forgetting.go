@@ -39,7 +39,7 @@ func (a *App) forgetting(context.Context) error {
 		}
 		a.holders = append(a.holders, h)
 	}
-	a.eraser = &forget.Eraser{Keyed: a.store.Keyed(), Holders: a.holders, Now: a.env.millis,
+	a.eraser = &forget.Eraser{Keyed: a.store.Keyed(), Holders: a.holders, Now: a.env.millis, Before: a.covered,
 		Hash: func(k taxonomy.VisitorKey) [16]byte { return a.keys.Load().Erasure(k) }}
 	a.holders = append(a.holders, a.eraser.Holder())
 	a.sweeper = &forget.Sweeper{Holders: a.holders}
@@ -116,9 +116,6 @@ func (a *App) onErased(ctx context.Context, erased []fold.Erased) error {
 // eraseSoon does the first pass of new erasures: every destination's outbox gets
 // the removals, and nobody is told of the visitors any more.
 func (a *App) eraseSoon(ctx context.Context) error {
-	if err := a.covered(ctx); err != nil {
-		return err
-	}
 	n, err := a.eraser.Soon(ctx)
 	if n > 0 {
 		a.log.Info("erased at once; the bytes follow in the nightly pass", "visitors", n)
