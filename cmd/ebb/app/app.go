@@ -196,6 +196,12 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		return "", err
 	}
 	g, err := a.generations.Current(ctx)
+	if errors.Is(err, retention.ErrCorrupt) {
+		// It is made of what the fold knows: the next build makes another, and
+		// until then there is none.
+		o.Logger.Error("the current generation cannot be read; there is none until the next build", "error", err)
+		g, err = nil, nil
+	}
 	if err != nil && !errors.Is(err, retention.ErrNotFound) {
 		return "", err
 	}

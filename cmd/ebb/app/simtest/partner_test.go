@@ -65,6 +65,9 @@ func (w *world) pull(d *dsp) error {
 		if code != http.StatusOK {
 			return fmt.Errorf("file %s of the manifest: %d %s", f.Name, code, b)
 		}
+		if int64(len(b)) < f.Bytes {
+			return fmt.Errorf("file %s was cut short: %d of %d bytes", f.Name, len(b), f.Bytes) // and no connection takes it for whole
+		}
 		if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != f.SHA256 {
 			return fmt.Errorf("P8: file %s does not hash to what the manifest says", f.Name)
 		}
