@@ -1,0 +1,249 @@
+package cassandra
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/storetest"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// cass runs deploy/cassandra's command, for tests that inject faults: they need
+// three nodes of it.
+//
+//	EBB_TEST_CASSANDRA=$(CASS_HEAP=384m deploy/cassandra/cass up 3) EBB_LONG=1 go test -run TestLong ./retention/cassandra
+func cass(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("../../deploy/cassandra/cass", args...).CombinedOutput(); err != nil {
+		t.Fatalf("cass %v: %v: %s", args, err, out)
+	}
+}
+
+func needThree(t *testing.T) {
+	t.Helper()
+	needCluster(t)
+	if cluster.nodes < 3 || !strings.HasPrefix(cluster.host, "127.0.0.1:") {
+		t.Skip("needs three nodes: EBB_TEST_CASSANDRA=$(CASS_HEAP=384m deploy/cassandra/cass up 3)")
+	}
+}
+
+// history is what became of the writes of a load: a write that is told to be
+// done is there for ever; one that failed never was; of one that is unknown
+// both may be.
+type history struct {
+	mu                  sync.Mutex
+	ok, failed, unknown map[int]bool
+	slowest             time.Duration
+}
+
+func newHistory() *history {
+	return &history{ok: map[int]bool{}, failed: map[int]bool{}, unknown: map[int]bool{}}
+}
+
+// load puts events one by one, from several goroutines, until stop.
+func (h *history) load(st *Store, stop *atomic.Bool, next *atomic.Int64) {
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for !stop.Load() {
+				i := int(next.Add(1))
+				begin := time.Now()
+				err := st.Events().Put(context.Background(), []retention.StoredEvent{faultEvent(i)})
+				h.mu.Lock()
+				h.slowest = max(h.slowest, time.Since(begin))
+				switch {
+				case err == nil:
+					h.ok[i] = true
+				case errors.Is(err, retention.ErrUnknown):
+					h.unknown[i] = true
+				default:
+					h.failed[i] = true
+				}
+				h.mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func faultEvent(i int) retention.StoredEvent {
+	now := realNow()
+	return retention.StoredEvent{Ref: taxonomy.Ref{Writer: taxonomy.WriterID{5}, Seq: uint64(i)}, Record: taxonomy.Record{
+		Kind: taxonomy.RecordEvent, Received: now, Site: "shop", Visitor: storetest.Visitor(i % 100),
+		Event: &taxonomy.Event{ID: taxonomy.EventID{byte(i), byte(i >> 8), byte(i >> 16)}, Time: now, Kind: taxonomy.EventPage}}}
+}
+
+// check reads everything back.
+func (h *history) check(t *testing.T, st *Store) {
+	t.Helper()
+	times := map[int]int{}
+	err := st.Events().Scan(t.Context(), 0, 1, 0, 1<<20, func(e *retention.StoredEvent) error {
+		times[int(e.Ref.Seq)]++
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, twice, phantom := 0, 0, 0
+	for i := range h.ok {
+		if times[i] == 0 {
+			lost++
+		}
+	}
+	for i, n := range times {
+		if n > 1 {
+			twice++
+		}
+		if !h.ok[i] && !h.unknown[i] {
+			phantom++
+		}
+	}
+	t.Logf("%d ok, %d failed, %d unknown, slowest %s", len(h.ok), len(h.failed), len(h.unknown), h.slowest)
+	if lost+twice+phantom > 0 {
+		t.Errorf("%d acknowledged events are lost, %d are there twice, %d of which it was said that they are not", lost, twice, phantom)
+	}
+	if len(h.ok) == 0 {
+		t.Error("nothing was acknowledged")
+	}
+}
+
+func faulted(t *testing.T, do func(h *history)) {
+	needThree(t)
+	o := testOptions(realNow)
+	st, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	empty(t, st, "visitor_events")
+	h := newHistory()
+	var stop atomic.Bool
+	var next atomic.Int64
+	done := make(chan struct{})
+	go func() { defer close(done); h.load(st, &stop, &next) }()
+	acked := func(n int) { // until n more are acknowledged
+		t.Helper()
+		h.mu.Lock()
+		want := len(h.ok) + n
+		h.mu.Unlock()
+		for end := time.Now().Add(2 * time.Minute); ; {
+			h.mu.Lock()
+			got := len(h.ok)
+			h.mu.Unlock()
+			if got >= want {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the load stands still at %d acknowledged events", got)
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+	}
+	acked(200)
+	do(h)
+	acked(200)
+	stop.Store(true)
+	<-done
+	h.check(t, st)
+}
+
+func wait(d time.Duration) { <-time.After(d) }
+
+// A driver never leaves a frozen node: without the hedge each request to it
+// waits out its timeout.
+func TestLongFaultAFrozenNodeStallsNobody(t *testing.T) {
+	faulted(t, func(h *history) {
+		h.mu.Lock()
+		before := len(h.ok)
+		h.mu.Unlock()
+		cass(t, "pause", "2")
+		wait(10 * time.Second)
+		h.mu.Lock()
+		while := len(h.ok) - before
+		h.mu.Unlock()
+		cass(t, "resume", "2")
+		t.Logf("%d events were acknowledged while a node was frozen", while)
+		if while < 50 {
+			t.Errorf("%d events were acknowledged in 10 s with a frozen node", while)
+		}
+	})
+}
+
+func TestLongFaultAKilledNodeLosesNothing(t *testing.T) {
+	faulted(t, func(*history) {
+		cass(t, "kill", "3")
+		wait(5 * time.Second)
+		cass(t, "start", "3")
+	})
+}
+
+func TestLongFaultAllNodesKilledLoseNothing(t *testing.T) {
+	faulted(t, func(*history) {
+		for _, n := range []string{"1", "2", "3"} {
+			cass(t, "kill", n)
+		}
+		wait(3 * time.Second)
+		for _, n := range []string{"1", "2", "3"} {
+			cass(t, "start", n)
+		}
+	})
+}
+
+// What is appended while the whole cluster is down goes up when it is back,
+// once, without a restart of Ebb.
+func TestLongFaultTheLogOutlivesTheCluster(t *testing.T) { // R2, R3
+	needThree(t)
+	st, err := Open(t.Context(), testOptions(realNow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	empty(t, st, "event_log", "log_writer")
+	a, b := startNode(t, st, realNow, nil), startNode(t, st, realNow, nil)
+	defer a.stop()
+	defer b.stop()
+	n := 0
+	put := func(times int) {
+		for range times {
+			appendLog(t, a.log, logEvents(n, 3), retention.AckLocal)
+			n += 3
+		}
+	}
+	put(50)
+	for _, i := range []string{"1", "2", "3"} {
+		cass(t, "kill", i)
+	}
+	put(200)
+	for _, i := range []string{"1", "2", "3"} {
+		cass(t, "start", i)
+	}
+	put(50)
+	at := retention.Position{}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	seen := map[int]int{}
+	for len(seen) < n && ctx.Err() == nil {
+		frames, err := b.log.Follow(ctx, 0, at, 1<<20)
+		if err != nil {
+			wait(200 * time.Millisecond)
+			continue
+		}
+		for i := range frames {
+			at[frames[i].Writer] = frames[i].Last()
+			for j := range frames[i].Records {
+				seen[number(&frames[i].Records[j])]++
+			}
+		}
+		if len(frames) == 0 {
+			wait(20 * time.Millisecond)
+		}
+	}
+	wantOnce(t, seen, n)
+}
