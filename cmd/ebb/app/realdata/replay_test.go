@@ -47,7 +47,7 @@ const perRequest = 5 * taxonomy.Millis(1)
 func newSite(t *testing.T, m *msweb) *site {
 	t.Helper()
 	x := &site{world: newWorld(t, noon(today.Oldest())), m: m}
-	x.defineMSWeb(m)
+	x.defineMSWeb(m, true)
 	var err error
 	if x.s, err = x.Serve(ctx); err != nil {
 		t.Fatal(err)
@@ -282,7 +282,7 @@ func (x *site) knock() {
 // /v1/seg, before the day's generation (R33) and after it. Then nobody comes any
 // more, and all leave with their days. Everything that was sent is accounted for
 // (P2), every view stored once.
-func TestMSWebThroughTheEdgeEqualsDuckDB(t *testing.T) { throughTheEdge(t, oneInSeven) }
+func TestMSWebThroughTheEdgeEqualsDuckDB(t *testing.T) { throughTheEdge(t, few) }
 
 // The same with everybody.
 func TestLongMSWebThroughTheEdgeEqualsDuckDB(t *testing.T) {
