@@ -15,9 +15,20 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// Fold folds all that is in the log.
+// Fold folds all that is in the log when it is called. What comes meanwhile is
+// left to the fold's loop, or a busy log would keep the caller for ever.
 func (a *App) Fold(ctx context.Context) error {
-	for {
+	target := retention.Position{}
+	for g := range taxonomy.Group(a.install.Groups) {
+		ends, err := a.wal.End(ctx, g, nil)
+		if err != nil {
+			return fmt.Errorf("read the log's ends: %w", err)
+		}
+		for _, e := range ends {
+			target[e.Writer] = max(target[e.Writer], e.Last)
+		}
+	}
+	for !a.fold.Position().Covers(target) {
 		n, err := a.fold.Poll(ctx)
 		if err != nil || n == 0 {
 			return err
@@ -28,6 +39,7 @@ func (a *App) Fold(ctx context.Context) error {
 			}
 		}
 	}
+	return nil
 }
 
 // Build folds what is in the log, commits a checkpoint, builds a generation on
