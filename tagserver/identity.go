@@ -116,6 +116,9 @@ type visit struct {
 	now      taxonomy.Millis
 	ring     *keys.Ring
 	decision consent.Decision
+	// Room for what speaks and for why.
+	statements [6]consent.Statement
+	why        [6]consent.Reason
 
 	// known: there is a visitor, and key and issued are its. returning: the
 	// request carried our valid cookie, so the record adopts the visitor.
@@ -143,14 +146,15 @@ func (v *visit) writeCookies(h http.Header) {
 	}
 }
 
-// Strings are the consent strings of a request, as they came; empty: none.
-type Strings struct{ TCF, GPP, GPPSID, USP string }
+// Strings are the consent strings of a request, as they came; empty: none. GDPR
+// is "1" if the request says that the GDPR applies.
+type Strings struct{ TCF, GPP, GPPSID, USP, GDPR string }
 
 // signals gathers everything that speaks about a request.
-func (s *Server) signals(h *head, c *wireConsent, cookies *carried, site *taxonomy.Site, day taxonomy.Day) consent.Signals {
+func (s *Server) signals(v *visit, h *head, c *wireConsent, cookies *carried, site *taxonomy.Site, day taxonomy.Day) consent.Signals {
 	sig := consent.Signals{OptOutCookie: cookies.optOut, Explicit: c.Granted, Day: day, Mode: taxonomy.ModeOptIn}
-	for _, v := range h.gpc {
-		sig.GPC = sig.GPC || v == "1"
+	for _, line := range h.gpc {
+		sig.GPC = sig.GPC || line == "1"
 	}
 	if site != nil {
 		sig.Mode = site.Consent
@@ -163,8 +167,13 @@ func (s *Server) signals(h *head, c *wireConsent, cookies *carried, site *taxono
 	if sig.Mode == taxonomy.ModeByCountry && s.o.Country != nil {
 		sig.Country = s.o.Country(s.addr(h))
 	}
-	if t := (Strings{c.TCF, c.GPP, c.GPPSID, c.USP}); t != (Strings{}) {
-		sig.Statements = s.o.Strings(t, day)
+	t := Strings{TCF: c.TCF, GPP: c.GPP, GPPSID: c.GPPSID, USP: c.USP}
+	if c.GDPR == "1" {
+		t.GDPR = c.GDPR
+	}
+	sig.Statements = v.statements[:0]
+	if t != (Strings{}) {
+		sig.Statements = s.o.Strings(sig.Statements, t, day)
 	}
 	if c.Conflict {
 		sig.Statements = append(sig.Statements, consent.Statement{Signal: taxonomy.SignalTCF, Stale: true, Reason: consent.Reason{
@@ -177,7 +186,7 @@ func (s *Server) signals(h *head, c *wireConsent, cookies *carried, site *taxono
 
 // unread is Options.Strings where nobody reads them: each is a statement that
 // says nothing reliable, and what nobody can read means no.
-func unread(t Strings, _ taxonomy.Day) (out []consent.Statement) {
+func unread(out []consent.Statement, t Strings, _ taxonomy.Day) []consent.Statement {
 	add := func(sig taxonomy.Signal, name, s string) {
 		if s != "" {
 			out = append(out, consent.Statement{Signal: sig, Stale: true, Reason: consent.Reason{
@@ -206,8 +215,7 @@ func (s *Server) identify(v *visit, h *head, c *wireConsent, site *taxonomy.Site
 	v.ring = s.o.Keys()
 	today := v.now.Day()
 	cookies := readCookies(h.cookies, v.ring, today)
-	sig := s.signals(h, c, &cookies, site, today)
-	v.decision = consent.Decide(sig)
+	v.decision = consent.DecideWith(v.why[:0], s.signals(v, h, c, &cookies, site, today))
 
 	if v.decision.Expire {
 		if cookies.optOut {

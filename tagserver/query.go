@@ -53,6 +53,9 @@ func parseQuery(raw string, q *wireQuery) {
 				q.Consent.Conflict = q.Consent.Conflict || value != ""
 			}
 		case "gdpr":
+			if value == "" {
+				value = "-" // said, and not what: not the same as nothing
+			}
 			q.signal(&seen, 0, &q.Consent.GDPR, value)
 		case "gdpr_consent":
 			q.signal(&seen, 1, &q.Consent.TCF, value)

@@ -255,7 +255,7 @@ func TestOnlyOwnPagesPostAChoice(t *testing.T) {
 func TestASyncNeedsLeaveForItsDestination(t *testing.T) {
 	var allow []taxonomy.DestinationID
 	e := newEdge(t, func(o *Options) {
-		o.Strings = func(s Strings, day taxonomy.Day) []consent.Statement {
+		o.Strings = func(_ []consent.Statement, s Strings, day taxonomy.Day) []consent.Statement {
 			if s != (Strings{TCF: "CP", GPP: "DB", GPPSID: "7", USP: "1YNN"}) {
 				t.Errorf("strings %+v", s)
 			}

@@ -159,9 +159,9 @@ type Options struct {
 	// Country returns the ISO 3166 code of an address, or "". Nil: unknown.
 	Country func(netip.Addr) string
 	// Strings reads the consent strings of a request; it is called only if there
-	// is one, and makes a statement of each. Nil: nobody reads them, and a
+	// is one, and appends a statement of each. Nil: nobody reads them, and a
 	// request that carries one is refused.
-	Strings func(Strings, taxonomy.Day) []consent.Statement
+	Strings func([]consent.Statement, Strings, taxonomy.Day) []consent.Statement
 
 	Metrics prometheus.Registerer // nil: none
 	Logger  *slog.Logger          // nil: none

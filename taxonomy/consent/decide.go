@@ -109,9 +109,14 @@ const storing = taxonomy.MayStore | taxonomy.MayProfile
 //
 // It does not allocate unless several signals speak or a list of destinations
 // must be cut.
-func Decide(s Signals) Decision {
+func Decide(s Signals) Decision { return DecideWith(nil, s) }
+
+// DecideWith is Decide with room for the reasons, which a hot path has at hand:
+// what fits in the capacity of room is not allocated. Decision.Reasons may then
+// share its memory, so room is used again only when the decision is not.
+func DecideWith(room []Reason, s Signals) Decision {
 	d := Decision{Consent: taxonomy.Consent{Day: s.Day}}
-	var why reasons
+	why := reasons(room[:0])
 
 	ground := s.ground(&why)
 	d.Consent.Regime, d.Consent.Signal = ground.Regime, ground.Signal
@@ -203,7 +208,7 @@ func asserted(a *taxonomy.Agreement, day taxonomy.Day, why *reasons) taxonomy.Co
 // statement takes is measured against the ground, not against what the ones
 // before it left, so that their order does not matter.
 func (d *Decision) limit(statements []Statement, ground *taxonomy.Consent, why *reasons) {
-	var cuts reasons
+	cuts := 0 // they stand before the ground's reason
 	for i := range statements {
 		t := &statements[i]
 		c := &d.Consent
@@ -222,17 +227,17 @@ func (d *Decision) limit(statements []Statement, ground *taxonomy.Consent, why *
 			}
 		}
 		if cut {
-			cuts.add(&[1]Reason{t.reason()})
+			*why = slices.Insert(*why, cuts, t.reason())
+			cuts++
 		}
 	}
-	if len(cuts) == 0 {
+	if cuts == 0 {
 		return
 	}
-	slices.SortStableFunc(cuts, func(a, b Reason) int {
+	slices.SortStableFunc((*why)[:cuts], func(a, b Reason) int {
 		return cmp.Or(cmp.Compare(b.Signal, a.Signal), cmp.Compare(a.Code, b.Code))
 	})
-	d.Consent.Signal = cuts[0].Signal
-	*why = append(cuts, *why...)
+	d.Consent.Signal = (*why)[0].Signal
 }
 
 func (t *Statement) reason() Reason {

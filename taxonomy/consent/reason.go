@@ -1,6 +1,10 @@
 package consent
 
-import "github.com/ebb-dmp/ebb/taxonomy"
+import (
+	"slices"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
 
 // Reason says which signal did what, and how the site's owner mends it.
 type Reason struct {
@@ -11,24 +15,18 @@ type Reason struct {
 }
 
 // reasons grows by copying, so that a decision with one reason points at the
-// constant and allocates nothing.
+// constant and allocates nothing; unless there is room.
 type reasons []Reason
 
 func (r *reasons) add(x *[1]Reason) {
-	if len(*r) == 0 {
+	if cap(*r) == 0 {
 		*r = x[:]
 		return
 	}
-	*r = append((*r)[:len(*r):len(*r)], x[0])
+	*r = append(*r, x[0])
 }
 
-func (r *reasons) first(x *[1]Reason) {
-	if len(*r) == 0 {
-		*r = x[:]
-		return
-	}
-	*r = append(reasons{x[0]}, *r...)
-}
+func (r *reasons) first(x *[1]Reason) { *r = slices.Insert(*r, 0, x[0]) }
 
 // The reasons of Decide itself. Parsers bring their own.
 var (

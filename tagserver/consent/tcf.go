@@ -1,0 +1,252 @@
+package consent
+
+import (
+	"strings"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// The TCF's dates and bounds.
+const (
+	// disclosureDay is 1 March 2026: strings made from then on must have the
+	// segment of disclosed vendors. Not by the policy's version: 5 is older.
+	disclosureDay = taxonomy.Day(20513)
+	// A consent lasts 13 months, after which visitors must be asked again.
+	maxAgeDays = 396
+	// A string from further ahead than clocks go wrong is no string.
+	maxAheadDays = 2
+	minPolicy    = 4
+	lastPurpose  = 11
+)
+
+// The kinds of publisher restrictions.
+const (
+	notAllowed = iota
+	needsConsent
+	needsInterest
+	restrictions
+)
+
+// tcf is a TC string, as far as the asked vendors go.
+type tcf struct {
+	created, updated taxonomy.Day
+	cmp, list        uint16
+	policy           uint8
+	consent          uint32 // 24 bits, the first for purpose 1
+	interest         uint32
+	special          uint16
+	// oneTreatment: purpose 1 was not put to the visitor, by the law of country.
+	oneTreatment bool
+	country      [2]byte
+
+	vendors, vendorInterest set
+	restricted              [lastPurpose + 1][restrictions]set
+
+	hasDisclosed bool
+	disclosed    set
+
+	hasPublisher                         bool
+	publisherConsent, publisherInterests uint32
+}
+
+func purposeIn(field uint32, p int) bool { return field>>uint(24-p)&1 == 1 }
+
+// parse reads a TC string and checks that it is one that counts on a day. It
+// returns why not, or nil. What it has read until then stays in t, for Explain.
+func (t *tcf) parse(s string, asked []uint16, cmps *CMPList, day taxonomy.Day) *fault {
+	if f := suspect(s, 'C'); f != nil {
+		return f
+	}
+	core, rest, more := strings.Cut(s, ".")
+	b := bits{s: core}
+	if !wellFormed(core) {
+		return &tcfMalformed
+	}
+	if f := t.core(&b, asked); f != nil {
+		return f
+	}
+	for more {
+		var segment string
+		segment, rest, more = strings.Cut(rest, ".")
+		if !wellFormed(segment) {
+			return &tcfMalformed
+		}
+		if !t.segment(&bits{s: segment}, asked) {
+			return &tcfMalformed
+		}
+	}
+	return t.valid(cmps, day)
+}
+
+func (t *tcf) core(b *bits, asked []uint16) *fault {
+	if v := b.num(6); v != 2 {
+		return &tcfVersion
+	}
+	t.created, t.updated = dayOf(b.num(36)), dayOf(b.num(36))
+	t.cmp = uint16(b.num(12))
+	b.skip(12 + 6 + 12) // the platform's version, its screen, the language
+	t.list = uint16(b.num(12))
+	t.policy = uint8(b.num(6))
+	service := b.flag()
+	b.skip(1) // non-standard texts
+	t.special = uint16(b.num(12))
+	t.consent, t.interest = uint32(b.num(24)), uint32(b.num(24))
+	t.oneTreatment = b.flag()
+	t.country = [2]byte{'A' + byte(b.num(6)), 'A' + byte(b.num(6))}
+	if b.short || !b.vendors(asked, &t.vendors) || !b.vendors(asked, &t.vendorInterest) {
+		return &tcfMalformed
+	}
+	for n := b.num(12); n > 0; n-- {
+		p, kind := int(b.num(6)), int(b.num(2))
+		if b.short || p < 1 || p > 24 {
+			return &tcfMalformed
+		}
+		if kind == restrictions { // "undefined": what it means is not known
+			kind = notAllowed
+		}
+		var ignored set
+		to := &ignored
+		if p <= lastPurpose {
+			to = &t.restricted[p][kind] // records of a kind add up
+		}
+		if !b.ranges(asked, 0xffff, to) {
+			return &tcfMalformed
+		}
+	}
+	switch {
+	case b.short || !b.padded():
+		return &tcfMalformed
+	case !service:
+		return &tcfGlobal
+	case t.policy < minPolicy:
+		return &tcfPolicy
+	}
+	return nil
+}
+
+// segment reads what follows the core, in any order, and reports whether it is
+// sound. Kinds that it does not know are passed over; the core, again, is not.
+func (t *tcf) segment(b *bits, asked []uint16) bool {
+	switch kind := b.num(3); kind {
+	case 0:
+		return false
+	case 1:
+		if t.hasDisclosed {
+			return false
+		}
+		t.hasDisclosed = true
+		return b.vendors(asked, &t.disclosed) && b.padded()
+	case 3:
+		if t.hasPublisher {
+			return false
+		}
+		t.hasPublisher = true
+		t.publisherConsent, t.publisherInterests = uint32(b.num(24)), uint32(b.num(24))
+		b.skip(2 * int(b.num(6))) // the publisher's own purposes, of which we know none
+		return !b.short && b.padded()
+	}
+	return true
+}
+
+func (t *tcf) valid(cmps *CMPList, day taxonomy.Day) *fault {
+	switch {
+	case t.updated < t.created:
+		return &tcfDates
+	case t.updated > day+maxAheadDays:
+		return &tcfFuture
+	case day-t.created > maxAgeDays:
+		return &tcfExpired
+	case !t.hasDisclosed && t.created >= disclosureDay:
+		return &tcfNoDisclosure
+	}
+	if cmps != nil {
+		if at, ok := cmps.deleted[t.cmp]; ok && taxonomy.DayOf(at) <= day {
+			return &tcfCMPDeleted
+		}
+	}
+	return nil
+}
+
+// dayOf returns the UTC day of a time in tenths of seconds since 1970.
+func dayOf(deciseconds uint64) taxonomy.Day { return taxonomy.Day(deciseconds / (10 * 24 * 3600)) }
+
+// ground says whether and why a vendor may act for a purpose.
+type ground uint8
+
+const (
+	grounded ground = iota
+	notDeclared
+	vendorDeleted
+	notDisclosed
+	restricted
+	purposeRefused
+	vendorRefused
+	oneTreatment
+)
+
+var groundWords = [...]string{
+	grounded: "allowed", notDeclared: "the vendor does not declare this purpose in the vendor list",
+	vendorDeleted: "the vendor was deleted from the vendor list, or is not in it", notDisclosed: "the vendor was not disclosed to the visitor",
+	restricted: "the publisher restricts the vendor", purposeRefused: "the visitor did not agree to the purpose",
+	vendorRefused: "the visitor did not agree to the vendor", oneTreatment: "purpose 1 was not put to the visitor, and its country is not one of consent.purpose_one",
+}
+
+// vendor says whether vendor v, the i-th of those asked about, may act for
+// purpose p: nothing may restrict it, it must have declared the purpose, it must
+// have been disclosed, and the visitor must have agreed to both purpose and
+// vendor, or, where it goes by legitimate interest, not objected.
+func (t *tcf) vendor(p, i int, v *Vendor, day taxonomy.Day, listed bool) ground {
+	r := &t.restricted[p]
+	byConsent, byInterest := v != nil && v.consent.has(p), v != nil && v.interest.has(p)
+	switch {
+	case v == nil || !v.Deleted.IsZero() && taxonomy.DayOf(v.Deleted) <= day:
+		return vendorDeleted
+	case r[notAllowed].has(i):
+		return restricted
+	case !byConsent && !byInterest:
+		return notDeclared
+	case (t.hasDisclosed || t.created >= disclosureDay) && !t.disclosed.has(i):
+		return notDisclosed
+	case r[needsConsent].has(i) && r[needsInterest].has(i):
+		return restricted // by both, so by neither
+	}
+	if r[needsConsent].has(i) && !byConsent {
+		if !v.flexible.has(p) {
+			return restricted
+		}
+		byConsent = true
+	}
+	if r[needsInterest].has(i) && byConsent {
+		if !v.flexible.has(p) {
+			return restricted
+		}
+		byConsent = false
+	}
+	switch {
+	case byConsent && p == 1 && t.oneTreatment && !listed:
+		return oneTreatment
+	case byConsent && !(p == 1 && t.oneTreatment) && !purposeIn(t.consent, p):
+		return purposeRefused
+	case byConsent && !t.vendors.has(i):
+		return vendorRefused
+	case !byConsent && !purposeIn(t.interest, p):
+		return purposeRefused
+	case !byConsent && !t.vendorInterest.has(i):
+		return vendorRefused
+	}
+	return grounded
+}
+
+// publisher says whether the publisher itself may act for purpose p.
+func (t *tcf) publisher(p int, listed bool) ground {
+	switch {
+	case p == 1 && t.oneTreatment:
+		if !listed {
+			return oneTreatment
+		}
+		return grounded
+	case !purposeIn(t.publisherConsent, p):
+		return purposeRefused
+	}
+	return grounded
+}

@@ -1,0 +1,61 @@
+package consent
+
+import "slices"
+
+// maxVendors is how many vendors a Reader can ask about: ourselves and the
+// destinations. It bounds what a string costs.
+const maxVendors = 256
+
+// set is a set of the vendors that a Reader asks about, by their place in its
+// sorted list. A string names up to 65,535 vendors; only these matter, so a
+// string is read without a list of its own.
+type set [maxVendors / 64]uint64
+
+func (s *set) add(i int)      { s[i>>6] |= 1 << uint(i&63) }
+func (s *set) has(i int) bool { return i >= 0 && s[i>>6]>>uint(i&63)&1 == 1 }
+
+// addRange adds those of the asked vendors that are between first and last.
+func (s *set) addRange(asked []uint16, first, last uint16) {
+	i, _ := slices.BinarySearch(asked, first)
+	for ; i < len(asked) && asked[i] <= last; i++ {
+		s.add(i)
+	}
+}
+
+// vendors reads a list of vendors: MaxVendorId, then a bit for each or ranges.
+// It reports whether the list is sound.
+func (b *bits) vendors(asked []uint16, out *set) bool {
+	most := uint16(b.num(16))
+	if b.flag() {
+		return b.ranges(asked, most, out)
+	}
+	begin := b.at
+	if b.skip(int(most)); b.short {
+		return false
+	}
+	for i, v := range asked {
+		if v <= most && b.bit(begin+int(v)-1) {
+			out.add(i)
+		}
+	}
+	return true
+}
+
+// ranges reads entries of one vendor or of a first and a last, none above most.
+// A backward range, vendor 0 and one above most make the whole list unsound:
+// nobody knows what was meant.
+func (b *bits) ranges(asked []uint16, most uint16, out *set) bool {
+	for n := b.num(12); n > 0; n-- {
+		v := b.num(17)
+		first := uint16(v)
+		last := first
+		if v>>16 == 1 {
+			last = uint16(b.num(16))
+		}
+		if b.short || first == 0 || first > last || last > most {
+			return false
+		}
+		out.addRange(asked, first, last)
+	}
+	return !b.short
+}
