@@ -186,7 +186,7 @@ func TestLongSimulator200Seeds(t *testing.T) {
 	if os.Getenv("EBB_LONG") == "" {
 		t.Skip("set EBB_LONG=1")
 	}
-	simulate(t, seeds(t, 200), 70)
+	simulate(t, seeds(t, 200), 50)
 }
 
 func simulate(t *testing.T, seeds []uint64, steps int) {

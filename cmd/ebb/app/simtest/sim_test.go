@@ -118,6 +118,11 @@ func (s *sim) fatalf(format string, args ...any) {
 	if len(last) > 60 {
 		last = last[len(last)-60:]
 	}
+	for line := range strings.Lines(s.log.String()) {
+		if strings.Contains(line, "level=ERROR") {
+			last = append(last, "message: "+strings.TrimSpace(line))
+		}
+	}
 	s.t.Fatalf("seed %d (EBB_SEED=%d repeats it), step %d, %s: %s\nlast steps:\n  %s", s.seed, s.seed, len(s.trace), s.now(), fmt.Sprintf(format, args...), strings.Join(last, "\n  "))
 }
 
@@ -764,7 +769,8 @@ func (s *sim) stepPublish() {
 		}
 		for r := range p.holds {
 			if _, ok := want[r]; !ok {
-				s.fatalf("P8: partner %s holds someone in %s who is not in ours; %d held, %d wanted", p.id, r.audience, len(p.holds), len(want))
+				_, manifest := s.file(p, delivery.FilesPath(p.id))
+				s.fatalf("P8: partner %s holds someone in %s who is not in ours; %d held, %d wanted; it applied %s of generation %d; manifest %s", p.id, r.audience, len(p.holds), len(want), p.applied, p.at, manifest)
 			}
 		}
 	}
