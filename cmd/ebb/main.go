@@ -36,6 +36,7 @@ type commands struct {
 	Audience  audienceCommand  `cmd:"" help:"List, count and build audiences."`
 	Lookalike lookalikeCommand `cmd:"" help:"Show how good lookalikes are."`
 	Deliver   deliverCommand   `cmd:"" help:"Deliver audiences to destinations."`
+	Consent   consentCommand   `cmd:"" help:"Explain consent strings."`
 	Retention retentionCommand `cmd:"" help:"Audit, forget and erase."`
 	Backup    backupCommand    `cmd:"" help:"Write and check backups."`
 	Restore   restoreCommand   `cmd:"" help:"Bring a backup back into an empty data directory."`

@@ -78,7 +78,11 @@ type Destination struct {
 	Floor uint64 `json:"floor"`
 	// SyncURL is where /v1/sync sends the browser, with ${EBB_ID} in the place
 	// of the pseudonym. Empty: no sync.
-	SyncURL   string `json:"sync_url,omitempty"`
+	SyncURL string `json:"sync_url,omitempty"`
+	// GVLID is the receiver's vendor ID in the IAB's Global Vendor List. A
+	// visitor's TCF string reaches it only if the visitor agreed to that vendor;
+	// 0: it has none, and no TCF string reaches it.
+	GVLID     int    `json:"gvl_id,omitempty"`
 	Format    string `json:"format"`
 	Transport string `json:"transport"`
 	// Every is the time between deliveries, FullEvery that between fulls. A
@@ -89,6 +93,24 @@ type Destination struct {
 	// KeyHash is HashKey of the key by which the partner pulls. The key itself
 	// is shown once and kept nowhere.
 	KeyHash string `json:"key_hash,omitempty"`
+	// URL is where a transport that pushes brings its files.
+	URL string `json:"url,omitempty"`
+	// CredentialsFile holds the receiver's secret: a file beside the program's
+	// configuration, since definitions are kept, shown and exported.
+	CredentialsFile string `json:"credentials_file,omitempty"`
+	// Account says what the format has to know of us at the receiver, by the
+	// receiver's own words: {"DataProviderId": "ebb"}. No secrets.
+	Account map[string]string `json:"account,omitempty"`
+	// Push bounds what a receiver is sent at a time.
+	Push Push `json:"push,omitzero"`
+}
+
+// Push bounds what is pushed.
+type Push struct {
+	// PerMinute is how many chunks a minute at most; 0 is no bound.
+	PerMinute int `json:"per_minute,omitempty"`
+	// Concurrency is how many chunks are under way at once; 0 means 1.
+	Concurrency int `json:"concurrency,omitempty"`
 }
 
 // WithDefaults returns d with defaults in the place of what is zero.
@@ -140,6 +162,9 @@ func (d *Destination) Validate() error {
 			errs = append(errs, &taxonomy.FieldError{Field: "sync_url", Err: err})
 		}
 	}
+	if d.GVLID < 0 || d.GVLID > 65535 {
+		errs = append(errs, taxonomy.Invalid("gvl_id", "%d is no vendor ID; want 1 to 65535, or leave it out", d.GVLID))
+	}
 	if err := taxonomy.CheckSlug("format", d2.Format); err != nil {
 		errs = append(errs, &taxonomy.FieldError{Field: "format", Err: err})
 	}
@@ -151,6 +176,20 @@ func (d *Destination) Validate() error {
 	}
 	if d2.Every < minEvery || d2.Every > d2.FullEvery {
 		errs = append(errs, taxonomy.Invalid("every", "%s is not between %s and full_every (%s)", d2.Every, minEvery, d2.FullEvery))
+	}
+	if n := d.Push.PerMinute; n < 0 || n > 6000 {
+		errs = append(errs, taxonomy.Invalid("push.per_minute", "%d is not between 0 and 6000", n))
+	}
+	if n := d.Push.Concurrency; n < 0 || n > 16 {
+		errs = append(errs, taxonomy.Invalid("push.concurrency", "%d is not between 0 and 16", n))
+	}
+	if len(d.Account) > 32 {
+		errs = append(errs, taxonomy.Invalid("account", "has %d entries, at most 32 are allowed", len(d.Account)))
+	}
+	for k, v := range d.Account {
+		if k == "" || len(k) > 64 || len(v) > 4096 {
+			errs = append(errs, taxonomy.Invalid("account", "%.64q: want a name of 1 to 64 bytes and a value of at most 4096", k))
+		}
 	}
 	if d.KeyHash != "" && !isKeyHash(d.KeyHash) {
 		errs = append(errs, taxonomy.Invalid("key_hash", "want the 64 hex digits that HashKey gives"))

@@ -62,6 +62,7 @@ type App struct {
 
 	refreshing sync.Mutex // held by whoever makes the next catalog
 	rules      ruleVersion
+	lists      lists
 	catalog    atomic.Pointer[catalog]
 
 	fold        *fold.Fold
@@ -119,6 +120,9 @@ func Open(ctx context.Context, o Options) (a *App, firstKey string, err error) {
 // open starts one thing after the other; what fails leaves the others to be
 // stopped by the caller.
 func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) {
+	if a.lists, err = readLists(o.Env.FS, &a.cfg.Consent); err != nil {
+		return "", err
+	}
 	dir := o.Config.Data
 	if err = finished(o.Env.FS, dir); err != nil {
 		return "", err

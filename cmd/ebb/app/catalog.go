@@ -15,6 +15,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/tagserver/consent"
 	"github.com/ebb-dmp/ebb/taxonomy"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
@@ -33,6 +34,7 @@ type catalog struct {
 	destinations map[taxonomy.DestinationID]delivery.Destination
 	audiences    *audience.Catalog
 	classifier   *rules.Classifier
+	strings      *consent.Reader // of consent strings
 }
 
 // Site is tagserver.Sites.
@@ -140,6 +142,9 @@ func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error
 	}
 	for _, d := range destinations {
 		c.destinations[d.ID] = d
+	}
+	if c.strings, err = newReader(&a.cfg.Consent, a.lists, destinations); err != nil {
+		return nil, err
 	}
 	var audiences []audience.Versioned
 	for _, d := range snap.List(defs.Audience) {

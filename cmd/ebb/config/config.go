@@ -11,6 +11,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -33,11 +34,29 @@ type Config struct {
 	Deliver    Schedule   `key:"deliver" schedule:"*/15 * * * *" about:"When destinations get what changed."`
 	Retention  Schedule   `key:"retention" schedule:"15 1 * * *" about:"When the nightly pass removes what is over and rewrites what holds erased visitors."`
 	Messages   Messages   `key:"messages"`
+	Consent    Consent    `key:"consent"`
 
 	Compress        bool   `key:"compress" value:"BOOL" default:"true" help:"Compress what is written to disk. Off only to look for bytes."`
 	ExportFloor     int    `key:"export_floor" value:"N" default:"1000" help:"The smallest audience that is delivered; a smaller one is delivered empty."`
 	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"1200" help:"How many new visitors one class of addresses (a /24, or a /48 of IPv6) may make in a minute."`
 	ErasuresJournal string `key:"erasures_journal" value:"FILE" help:"A second place for the journal of erasures, best on another disk. A restore needs the journal."`
+}
+
+// Consent is for whom the strings of consent platforms are read.
+type Consent struct {
+	Role       string `key:"role" value:"ROLE" help:"For whom TCF strings are read: vendor (consent.gvl_id) or publisher. Without it a request with a TCF string is refused."`
+	GVLID      int    `key:"gvl_id" value:"N" default:"0" help:"The operator's ID in the IAB's Global Vendor List, for the role vendor."`
+	GVL        string `key:"gvl" value:"FILE" help:"A copy of https://vendor-list.consensu.org/v3/vendor-list.json, which says what vendors declare. Without it no TCF string reaches a destination. It is read when the server starts."`
+	CMPs       string `key:"cmps" value:"FILE" help:"A copy of https://cmplist.consensu.org/v2/cmp-list.json: strings of consent platforms that are deleted there do not count."`
+	PurposeOne string `key:"purpose_one" value:"COUNTRY,…" help:"Countries, two capital letters, where publishers need not ask for TCF purpose 1. Default: none."`
+}
+
+// Countries returns the list of consent.purpose_one.
+func (c *Consent) Countries() []string {
+	if c.PurposeOne == "" {
+		return nil
+	}
+	return strings.Split(c.PurposeOne, ",")
 }
 
 // Listen has the addresses of the three listeners, host:port; port 0 takes a

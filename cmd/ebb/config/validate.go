@@ -64,6 +64,7 @@ func (l *loader) validate(checkSchedule func(string) error) {
 	if c.NewIDsPerMinute < 1 {
 		l.wrong("new_ids_per_minute", "%d is out of range; want at least 1", c.NewIDsPerMinute)
 	}
+	l.consent(&c.Consent)
 	l.oneOf("messages.level", c.Messages.Level, "debug", "info", "warn", "error")
 	l.oneOf("messages.format", c.Messages.Format, "text", "json")
 	if checkSchedule == nil {
@@ -72,6 +73,30 @@ func (l *loader) validate(checkSchedule func(string) error) {
 	for _, s := range [][2]string{{"build.schedule", c.Build.Schedule}, {"deliver.schedule", c.Deliver.Schedule}, {"retention.schedule", c.Retention.Schedule}} {
 		if err := checkSchedule(s[1]); err != nil {
 			l.wrong(s[0], "%v", err)
+		}
+	}
+}
+
+// consent checks what can be checked without the files.
+func (l *loader) consent(c *Consent) {
+	switch c.Role {
+	case "", "publisher":
+	case "vendor":
+		if c.GVLID == 0 {
+			l.wrong("consent.role", "vendor needs the operator's ID in the Global Vendor List; set consent.gvl_id")
+		}
+		if c.GVL == "" {
+			l.wrong("consent.role", "vendor needs the vendor list; set consent.gvl to a copy of https://vendor-list.consensu.org/v3/vendor-list.json")
+		}
+	default:
+		l.wrong("consent.role", "%q is no role; set vendor or publisher", c.Role)
+	}
+	if c.GVLID < 0 || c.GVLID > 65535 {
+		l.wrong("consent.gvl_id", "%d is out of range; want 1 to 65535", c.GVLID)
+	}
+	for _, x := range c.Countries() {
+		if len(x) != 2 || x[0] < 'A' || x[0] > 'Z' || x[1] < 'A' || x[1] > 'Z' {
+			l.wrong("consent.purpose_one", "%q is no country; want two capital letters each, such as DE,AT", x)
 		}
 	}
 }

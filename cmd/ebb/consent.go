@@ -1,0 +1,96 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/ebb-dmp/ebb/cmd/ebb/app"
+	"github.com/ebb-dmp/ebb/cmd/ebb/cli"
+	"github.com/ebb-dmp/ebb/cmd/ebb/client"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+type consentCommand struct {
+	Explain consentExplain `cmd:"" help:"Decode a consent string into words, and decide on it for each destination."`
+}
+
+type consentExplain struct {
+	String string `arg:"" help:"A TCF, GPP or US Privacy string."`
+}
+
+func (consentExplain) Help() string {
+	return `Reads the string by the settings consent.role, consent.gvl_id and consent.gvl, as the server does, and asks for each destination of the data directory, if there is one, whether the string reaches it. An American string is explained for a visitor of the United States; by itself it grants nothing.
+
+Nothing is sent anywhere but to the server that holds the data directory.
+
+Examples:
+
+    ebb consent explain 1YNN
+    ebb consent explain --config ebb.yaml CQg2bYAQg2bYAAfAHBENCWFgAP_gAEPgAAYgIrwAQIrgivABAiuAAAAA.IIrwAQIrgAAA.YAAAAAAAAAAA`
+}
+
+// Run explains one string.
+func (x consentExplain) Run(c *cli.Context) error {
+	settings, err := c.Config()
+	if err != nil {
+		return err
+	}
+	env := app.System()
+	var destinations []delivery.Destination
+	used, err := app.Used(env, settings.Data)
+	if err != nil {
+		return err
+	}
+	if used || settings.AdminKey != "" {
+		err := reach(c, func(cl *client.Client) error {
+			items, err := cl.List(c, "/api/v1/destinations")
+			if err != nil {
+				return fmt.Errorf("list destinations: %w", err)
+			}
+			for _, item := range items {
+				var d delivery.Destination
+				if err := json.Unmarshal(item.Definition, &d); err != nil {
+					return fmt.Errorf("read the list of destinations: %w", err)
+				}
+				destinations = append(destinations, d)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	reader, err := app.NewConsentReader(env.FS, &settings.Consent, destinations)
+	if err != nil {
+		return err
+	}
+	e := reader.Explain(x.String, taxonomy.DayOf(c.Now()))
+	rows := cli.Rows{Head: []string{"WHAT", "SAYS"}}
+	rows.Add("kind", e.Kind)
+	for _, f := range e.Fields {
+		rows.Add(f.Name, f.Value)
+	}
+	rows.Add("allowed", orNone(strings.Join(e.Allowed, ", ")))
+	if e.Erases {
+		rows.Add("erases", "yes: it is a no, so a known visitor who sends it is forgotten")
+	}
+	for _, r := range e.Reasons {
+		rows.Add("because ("+r.Code+")", r.Why)
+		if r.Mend != "" {
+			rows.Add("to mend it", r.Mend)
+		}
+	}
+	for _, d := range e.Destinations {
+		rows.Add("destination "+string(d.Destination), d.Why)
+	}
+	return c.Print(e, rows)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}
