@@ -62,8 +62,6 @@ func (s *Server) table() []Route {
 		{http.MethodPost, "/v1/optin", Public, AuthOrigin, s.handleOptIn},
 		{http.MethodOptions, "/v1/optin", Public, AuthOpen, s.handlePreflight},
 		{http.MethodGet, "/.well-known/gpc.json", Public, AuthOpen, s.handleGPC},
-		{http.MethodGet, "/t/1/ebb.js", Public, AuthOpen, s.handleTag},
-		{http.MethodGet, "/t/" + TagVersion + "/ebb.js", Public, AuthOpen, s.handleTagFrozen},
 	}
 }
 

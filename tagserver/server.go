@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -184,7 +185,7 @@ type Server struct {
 	tally   tally
 	samples samples
 	newIDs  *idLimiter
-	tag     *tagFile
+	tags    []*tagFile
 	routes  []Route
 	echos   [listeners]*echo.Echo
 	paths   map[string]bool // of the table, for the label route
@@ -220,17 +221,17 @@ func New(o Options) (*Server, error) {
 	def(&o.Shards, 1)
 	def(&o.Groups, 1)
 	o.Limits.setDefaults()
-	tag, err := newTagFile()
+	tags, err := newTagFiles()
 	if err != nil {
 		return nil, fmt.Errorf("make the edge: %w", err)
 	}
 	s := &Server{
-		o: o, log: o.Logger.With("component", "tagserver"), metrics: newMetrics(o.Metrics), tag: tag,
+		o: o, log: o.Logger.With("component", "tagserver"), metrics: newMetrics(o.Metrics), tags: tags,
 		newIDs: newIDLimiter(o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
 		paths:  make(map[string]bool),
 	}
 	s.work.New = func() any { return new(work) }
-	s.routes = append(s.table(), o.Routes...)
+	s.routes = slices.Concat(s.table(), s.tagRoutes(), o.Routes)
 	if err := s.mount(); err != nil {
 		return nil, fmt.Errorf("make the edge: %w", err)
 	}

@@ -5,71 +5,120 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"crypto/sha512"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"fmt"
 	"html"
+	"io/fs"
 	"net/http"
+	"path"
 	"strings"
 
 	"github.com/labstack/echo/v4"
 )
 
 // TagVersion is the version of the browser tag. /t/1/ebb.js is always the
-// newest of its major version; /t/VERSION/ebb.js never changes.
-const TagVersion = "1.0.0"
+// newest of its major version; /t/VERSION/ebb.js never changes, and every
+// version that was released stays.
+const TagVersion = "1.1.0"
 
-//go:embed tag/ebb.js
-var tagSource []byte
+//go:embed tag/frozen
+var frozenFiles embed.FS
 
-// tagFile is the tag as it is served.
+// tagFile is a file of the tag as it is served.
 type tagFile struct {
+	path          string // "1.1.0/ebb.js"
 	plain, packed []byte
 	etag          string // strong, of the plain bytes
 }
 
-func newTagFile() (*tagFile, error) {
+// newTagFiles returns all files of all versions.
+func newTagFiles() (files []*tagFile, err error) {
+	err = fs.WalkDir(frozenFiles, "tag/frozen", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path.Ext(name) != ".js" {
+			return err
+		}
+		b, err := frozenFiles.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		f, err := newTagFile(strings.TrimPrefix(name, "tag/frozen/"), b)
+		files = append(files, f)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the tag: %w", err)
+	}
+	return files, nil
+}
+
+func newTagFile(name string, source []byte) (*tagFile, error) {
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
 	if err != nil {
-		return nil, fmt.Errorf("pack the tag: %w", err)
+		return nil, fmt.Errorf("pack %s: %w", name, err)
 	}
-	if _, err := z.Write(tagSource); err != nil {
-		return nil, fmt.Errorf("pack the tag: %w", err)
+	if _, err := z.Write(source); err != nil {
+		return nil, fmt.Errorf("pack %s: %w", name, err)
 	}
 	if err := z.Close(); err != nil {
-		return nil, fmt.Errorf("pack the tag: %w", err)
+		return nil, fmt.Errorf("pack %s: %w", name, err)
 	}
-	sum := sha256.Sum256(tagSource)
-	return &tagFile{plain: tagSource, packed: b.Bytes(), etag: base64.RawURLEncoding.EncodeToString(sum[:12])}, nil
+	sum := sha256.Sum256(source)
+	return &tagFile{path: name, plain: source, packed: b.Bytes(), etag: base64.RawURLEncoding.EncodeToString(sum[:12])}, nil
 }
 
-// TagIntegrity is the tag's Subresource Integrity hash, for pages that load the
-// frozen version.
-func TagIntegrity() string {
-	sum := sha512.Sum384(tagSource)
+// tagSource returns a file of the newest tag: "ebb.js", or "ads.js".
+func tagSource(file string) []byte {
+	// Embedded, so it is there or the build was not.
+	b, _ := frozenFiles.ReadFile("tag/frozen/" + TagVersion + "/" + file)
+	return b
+}
+
+// TagIntegrity is the Subresource Integrity hash of a file of the tag ("ebb.js",
+// "ads.js"), for pages that load the frozen version.
+func TagIntegrity(file string) string {
+	sum := sha512.Sum384(tagSource(file))
 	return "sha384-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// Snippet returns what a site's owner pastes into a page: the queue, which takes
-// calls before the tag is there, and the tag. host is the public listener's
-// origin.
+// TagStub is the queue, which takes calls before the tag is there. It is an
+// inline script; a page whose policy forbids those loads the tag without async
+// instead, or serves the line as a file of its own.
+const TagStub = `window.ebb=window.ebb||function(){(ebb.q=ebb.q||[]).push(arguments)}`
+
+// Snippet returns what a site's owner pastes into a page: the queue, and the
+// tag. host is the public listener's origin.
 func Snippet(host, site string) string {
-	return `<script>window.ebb=window.ebb||function(){(ebb.q=ebb.q||[]).push(arguments)}</script>` + "\n" +
+	return "<script>" + TagStub + "</script>\n" +
 		`<script async src="` + html.EscapeString(host) + `/t/1/ebb.js" data-site="` + html.EscapeString(site) + `"></script>` + "\n"
 }
 
-// handleTag serves the newest tag: pages see a fix within the hour.
-func (s *Server) handleTag(c echo.Context) error {
-	return s.serveTag(c, "public, max-age=3600, stale-while-revalidate=86400")
+// FrozenSnippet is Snippet for a version that never changes, whose bytes the
+// browser checks.
+func FrozenSnippet(host, site string) string {
+	return "<script>" + TagStub + "</script>\n" +
+		`<script async src="` + html.EscapeString(host) + "/t/" + TagVersion + `/ebb.js" integrity="` + TagIntegrity("ebb.js") +
+		`" crossorigin="anonymous" data-site="` + html.EscapeString(site) + `"></script>` + "\n"
 }
 
-// handleTagFrozen serves this version for ever.
-func (s *Server) handleTagFrozen(c echo.Context) error {
-	return s.serveTag(c, "public, max-age=31536000, immutable")
+// tagRoutes are the routes of the tag's files: each version for ever, and the
+// newest, of which pages see a fix within the hour.
+func (s *Server) tagRoutes() (routes []Route) {
+	for _, f := range s.tags {
+		routes = append(routes, Route{http.MethodGet, "/t/" + f.path, Public, AuthOpen, serveTag(f, "public, max-age=31536000, immutable")})
+		if version, file := path.Split(f.path); version == TagVersion+"/" {
+			routes = append(routes, Route{http.MethodGet, "/t/1/" + file, Public, AuthOpen, serveTag(f, "public, max-age=3600, stale-while-revalidate=86400")})
+		}
+	}
+	return routes
 }
 
-func (s *Server) serveTag(c echo.Context, cache string) error {
+func serveTag(f *tagFile, cache string) echo.HandlerFunc {
+	return func(c echo.Context) error { return f.serve(c, cache) }
+}
+
+func (f *tagFile) serve(c echo.Context, cache string) error {
 	r, res := c.Request(), c.Response()
 	h := res.Header()
 	h.Set("Cache-Control", cache)
@@ -77,10 +126,10 @@ func (s *Server) serveTag(c echo.Context, cache string) error {
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Timing-Allow-Origin", "*")
 	h[headerCORP] = crossOrigin
-	body, etag := s.tag.plain, `"`+s.tag.etag+`"`
+	body, etag := f.plain, `"`+f.etag+`"`
 	if acceptsGzip(r.Header.Get("Accept-Encoding")) {
 		// Another representation, so another strong tag.
-		body, etag = s.tag.packed, `"`+s.tag.etag+`-gz"`
+		body, etag = f.packed, `"`+f.etag+`-gz"`
 		h.Set("Content-Encoding", "gzip")
 	}
 	h.Set("ETag", etag)
