@@ -32,9 +32,12 @@ type Definition struct {
 	Description string              `json:"description,omitempty"`
 	Segtax      int                 `json:"segtax,omitempty"` // IAB's number of the taxonomy its ID is of, 0 for none
 	Kind        Kind                `json:"kind"`
-	Rule        json.RawMessage     `json:"rule,omitempty"`      // of KindRule: see segments/query
-	List        taxonomy.ListID     `json:"list,omitempty"`      // of KindUpload
-	Lookalike   *LookalikeSpec      `json:"lookalike,omitempty"` // of KindLookalike
+	Rule        json.RawMessage     `json:"rule,omitempty"` // of KindRule: see segments/query
+	// RuleText says the rule as text instead. It is how a rule may be handed in,
+	// never how it is kept: see ReadText.
+	RuleText  string          `json:"rule_text,omitempty" doc:"The rule as text, instead of rule; it is kept as rule." writeOnly:"true"`
+	List      taxonomy.ListID `json:"list,omitempty"`      // of KindUpload
+	Lookalike *LookalikeSpec  `json:"lookalike,omitempty"` // of KindLookalike
 	// Page lets the visitor's own page read the audience at /v1/seg.
 	Page bool `json:"page,omitempty"`
 	// Floor, if above the installation's, is the smallest size at which it is
@@ -64,6 +67,23 @@ type Versioned struct {
 
 // PublicSlug is what pages and partners see.
 func (d *Definition) PublicSlug() string { return cmp.Or(d.Slug, string(d.ID)) }
+
+// ReadText makes Rule of RuleText, if there is one, and returns the faults of the
+// text. So the definitions that are kept have one form.
+func (d *Definition) ReadText() error {
+	if d.RuleText == "" {
+		return nil
+	}
+	if len(d.Rule) > 0 {
+		return taxonomy.Invalid("rule_text", "give either rule or rule_text, not both")
+	}
+	e, err := query.ParseTextAt("rule_text", d.RuleText)
+	if err != nil {
+		return err
+	}
+	d.Rule, d.RuleText = query.Print(e), ""
+	return nil
+}
 
 // Expr returns the expression of a rule or an upload, nil for a lookalike, and
 // the faults of the rule, with fields below "rule".
@@ -105,6 +125,9 @@ func (d *Definition) Validate() error {
 		}
 	}
 	belongs("rule", len(d.Rule) > 0, KindRule)
+	if d.RuleText != "" { // a caller that did not read it
+		errs = append(errs, taxonomy.Invalid("rule_text", "is not kept; read it into rule first"))
+	}
 	belongs("list", d.List != "", KindUpload)
 	belongs("lookalike", d.Lookalike != nil, KindLookalike)
 	switch d.Kind {

@@ -11,18 +11,20 @@ import (
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/query"
-	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 type (
 	estimateBody struct {
-		Rule json.RawMessage `json:"rule"`
+		Rule     json.RawMessage `json:"rule,omitempty" doc:"The rule in JSON, or else rule_text."`
+		RuleText string          `json:"rule_text,omitempty" doc:"The rule as text, such as c:products/grocery in 30d and not in list crm."`
 	}
 	// estimateView is an estimate as people may see it: exact, and below the
 	// floor only that it is below (P7).
 	estimateView struct {
 		ShownCount
+		Rule     json.RawMessage    `json:"rule" doc:"The rule in JSON, whichever way it came."`
+		RuleText string             `json:"rule_text" doc:"The rule as text, whichever way it came."`
 		Eligible ShownCount         `json:"eligible" doc:"How many visitors may be in an audience at all."`
 		AsOf     time.Time          `json:"as_of"`
 		Position retention.Position `json:"position"`
@@ -70,10 +72,7 @@ func (a *API) estimate(ctx context.Context, in *postIn) (*bodyOut[estimateView],
 	if faults := decode("body", in.RawBody, &b, nil); len(faults) > 0 {
 		return nil, invalid("the estimate", faults)
 	}
-	if len(b.Rule) == 0 {
-		return nil, invalid("the estimate", []tagserver.ProblemError{fault("body.rule", "is missing")})
-	}
-	e, err := query.ParseAt("body.rule", b.Rule)
+	e, err := b.expr()
 	if err != nil {
 		if f, ok := faultsOf("", err); ok {
 			return nil, invalid("the rule", f)
@@ -82,12 +81,31 @@ func (a *API) estimate(ctx context.Context, in *postIn) (*bodyOut[estimateView],
 	}
 	est, err := a.o.Estimate(ctx, e)
 	if err != nil {
-		if f, ok := faultsOf("body.rule", err); ok {
+		at := "body.rule"
+		if b.RuleText != "" {
+			at = "body.rule_text"
+		}
+		if f, ok := faultsOf(at, err); ok {
 			return nil, invalid("the rule", f)
 		}
 		return nil, a.fail("estimate", err)
 	}
-	return &bodyOut[estimateView]{showEstimate(est)}, nil
+	v := showEstimate(est)
+	v.Rule, v.RuleText = query.Print(e), query.Text(e)
+	return &bodyOut[estimateView]{v}, nil
+}
+
+// expr reads the rule in the face in which it came.
+func (b *estimateBody) expr() (query.Expr, error) {
+	switch {
+	case len(b.Rule) > 0 && b.RuleText != "":
+		return nil, taxonomy.Invalid("body.rule_text", "give either rule or rule_text, not both")
+	case b.RuleText != "":
+		return query.ParseTextAt("body.rule_text", b.RuleText)
+	case len(b.Rule) > 0:
+		return query.ParseAt("body.rule", b.Rule)
+	}
+	return nil, taxonomy.Invalid("body.rule", "is missing: give rule or rule_text")
 }
 
 func showEstimate(e *audience.Estimate) estimateView {

@@ -192,3 +192,47 @@ func TestOperatorsSeeAccountsAuditRefusalsAndReceipts(t *testing.T) {
 		t.Errorf("erased %q: %s %s", s.erased, a.head.Get("Location"), a.body)
 	}
 }
+
+func TestARuleMayComeAsText(t *testing.T) {
+	s := newStage(t)
+	s.furnish()
+	var asked query.Expr
+	s.estimate = func(e query.Expr) (*audience.Estimate, error) { asked = e; return &audience.Estimate{AsOf: now}, nil }
+	const text = `c:mine/a in 30d and not in list crm`
+	want, err := query.ParseText(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{`{"rule_text":"` + text + `"}`, `{"rule":` + string(query.Print(want)) + `}`} {
+		var got struct {
+			Rule json.RawMessage `json:"rule"`
+			Text string          `json:"rule_text"`
+		}
+		if err := json.Unmarshal(s.must(200, "POST", "/estimates", body).body, &got); err != nil {
+			t.Fatal(err)
+		}
+		if string(query.Print(asked)) != string(query.Print(want)) || string(got.Rule) != string(query.Print(want)) || got.Text != text {
+			t.Errorf("%s: asked %s, answered %s and %q", body, query.Print(asked), got.Rule, got.Text)
+		}
+	}
+	for body, at := range map[string]string{
+		`{"rule_text":"c:mine/a in 30 or c:mine/b last seen x"}`: `"body.rule_text: line 1, column 13"`,
+		`{"rule_text":"anyone","rule":{"any":true}}`:             `"body.rule_text"`,
+		`{}`: `"body.rule"`,
+	} {
+		if b := string(s.must(422, "POST", "/estimates", body).body); !strings.Contains(b, at) {
+			t.Errorf("%s: %s, want %s", body, b, at)
+		}
+	}
+
+	// An audience is kept with its rule in JSON.
+	s.must(201, "PUT", "/audiences/texted", `{"title":"T","kind":"rule","rule_text":"`+text+`"}`, "If-None-Match: *")
+	b := string(s.must(200, "GET", "/audiences/texted", "").body)
+	if !strings.Contains(b, `"rule":`+string(query.Print(want))) || strings.Contains(b, "rule_text") {
+		t.Errorf("kept as %s", b)
+	}
+	b = string(s.must(422, "PUT", "/audiences/faulty", `{"title":"T","kind":"rule","rule_text":"anyone\nand nobody"}`, "If-None-Match: *").body)
+	if !strings.Contains(b, `"body.rule_text: line 2, column 5"`) {
+		t.Errorf("faults: %s", b)
+	}
+}

@@ -240,6 +240,9 @@ func (a *API) audiences(path, one string, has func(*audience.Definition) bool) r
 		path: path, one: one, kind: defs.Audience, has: has, show: same[audience.Definition],
 		id: func(d *audience.Definition) *string { return (*string)(&d.ID) },
 		check: func(w *world, d, _ *audience.Definition) error {
+			if err := d.ReadText(); err != nil {
+				return err
+			}
 			if has != nil {
 				d.Kind = cmp.Or(d.Kind, audience.KindLookalike)
 				if !has(d) {
