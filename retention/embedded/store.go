@@ -165,7 +165,10 @@ func (s *Store) Close() error {
 		return nil // closed already
 	}
 	defer release()
-	err = s.guard(s.db.Close)
+	// Flushed, the log files are empty at the next start. A damaged end of one
+	// looks like what a power failure leaves half-written, and would be cut
+	// without a word though it was synced.
+	err = errors.Join(s.guard(s.db.Flush), s.guard(s.db.Close))
 	s.db = nil
 	s.fs.fence.shut()
 	return errors.Join(err, s.unlock())

@@ -78,7 +78,7 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	f := &Fold{opt: opt, state: NewState(opt.Config), seen: &seenFiles{}}
 	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1}
 	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}}
-	m, version, err := readHead(ctx, opt.Keyed, opt.Blobs, opt.Group)
+	m, version, err := f.files.readHead(ctx, opt.Keyed, opt.Group)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +192,7 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 	s.clock, s.ruleVersion, s.position, s.frameTime = m.Clock, m.RuleVersion, m.Position, m.FrameTimes
 	f.stored.number, f.stored.version = m.Number, version
 	f.stored.visitors, f.stored.state = m.Visitors, m.State
-	f.stored.name = f.files.name(m.NextFile-1, "checkpoint")
+	f.stored.name = f.files.manifestName(m)
 
 	v := &View{
 		number: m.Number, clock: m.Clock, position: m.Position.Clone(), ruleVersion: m.RuleVersion, epoch: m.Epoch,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -106,36 +107,89 @@ func (f *files) read(ctx context.Context, kind string, ref fileRef) ([]byte, err
 
 // readHead returns the committed manifest of a group and the version of its
 // head; a nil manifest if there is none yet.
-func readHead(ctx context.Context, keyed retention.Keyed, blobs retention.Blobs, g taxonomy.Group) (*manifest, uint64, error) {
+//
+// A whole manifest that is newer than the head's is the committed one: it was
+// written after all its files, and the log may have been trimmed behind it
+// already. The head lacks it if the power went before the swap, or if the store
+// lost its newest writes to damage.
+func (f *files) readHead(ctx context.Context, keyed retention.Keyed, g taxonomy.Group) (*manifest, uint64, error) {
+	var m *manifest
 	item, err := keyed.Get(ctx, headSpace, headKey(g))
-	if errors.Is(err, retention.ErrNotFound) {
-		return nil, 0, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, retention.ErrNotFound) {
 		return nil, 0, fmt.Errorf("read the checkpoint's head: %w", err)
 	}
-	var h head
-	if err := json.Unmarshal(item.Value, &h); err != nil {
-		return nil, 0, fmt.Errorf("%w: the checkpoint's head: %v", retention.ErrCorrupt, err)
+	if err == nil {
+		var h head
+		if err := json.Unmarshal(item.Value, &h); err != nil {
+			return nil, 0, fmt.Errorf("%w: the checkpoint's head: %v", retention.ErrCorrupt, err)
+		}
+		if m, err = f.readManifest(ctx, h.Manifest); err != nil {
+			return nil, 0, err
+		}
 	}
-	r, err := blobs.Open(ctx, h.Manifest)
+	newer, err := f.newest(ctx, m)
+	if err != nil || newer == nil {
+		return m, item.Version, err
+	}
+	version, err := f.swapHead(ctx, keyed, newer, f.manifestName(newer), item.Version)
+	return newer, version, err
+}
+
+// newest returns a whole manifest that is newer than m and not of a later term
+// than any that was committed, or nil.
+func (f *files) newest(ctx context.Context, m *manifest) (best *manifest, err error) {
+	blobs, err := f.blobs.List(ctx, f.folder)
+	if err != nil && !errors.Is(err, retention.ErrCorrupt) {
+		return nil, fmt.Errorf("list %s: %w", f.folder, err)
+	}
+	have := map[string]bool{}
+	for _, b := range blobs {
+		have[b.Name] = true
+	}
+	for _, b := range blobs {
+		if !strings.HasSuffix(b.Name, ".checkpoint") {
+			continue
+		}
+		c, err := f.readManifest(ctx, b.Name)
+		if err != nil {
+			continue // not whole: it was never committed
+		}
+		if m != nil && c.Number <= m.Number || best != nil && c.Number <= best.Number {
+			continue
+		}
+		whole := true
+		for name := range f.names(c) {
+			whole = whole && have[name]
+		}
+		if whole {
+			best = c
+		}
+	}
+	return best, nil
+}
+
+func (f *files) readManifest(ctx context.Context, name string) (*manifest, error) {
+	r, err := f.blobs.Open(ctx, name)
 	if err != nil {
-		return nil, 0, fmt.Errorf("open checkpoint %s: %w", h.Manifest, err)
+		return nil, fmt.Errorf("open checkpoint %s: %w", name, err)
 	}
 	defer r.Close()
 	b, err := io.ReadAll(io.NewSectionReader(r, 0, r.Blob().Bytes))
 	if err != nil {
-		return nil, 0, fmt.Errorf("read checkpoint %s: %w", h.Manifest, err)
+		return nil, fmt.Errorf("read checkpoint %s: %w", name, err)
 	}
 	m := new(manifest)
 	if err := json.Unmarshal(b, m); err != nil {
-		return nil, 0, fmt.Errorf("%w: checkpoint %s: %v", retention.ErrCorrupt, h.Manifest, err)
+		return nil, fmt.Errorf("%w: checkpoint %s: %v", retention.ErrCorrupt, name, err)
 	}
 	if m.Format != manifestFormat {
-		return nil, 0, fmt.Errorf("checkpoint %s has format %d, this program reads %d; use the newer program", h.Manifest, m.Format, manifestFormat)
+		return nil, fmt.Errorf("checkpoint %s has format %d, this program reads %d; use the newer program", name, m.Format, manifestFormat)
 	}
-	return m, item.Version, nil
+	return m, nil
 }
+
+// manifestName is the name of a manifest's own file, the last it numbered.
+func (f *files) manifestName(m *manifest) string { return f.name(m.NextFile-1, "checkpoint") }
 
 func headKey(g taxonomy.Group) retention.Key {
 	return retention.Key{Partition: "group", Item: fmt.Sprint(g)}
@@ -154,22 +208,28 @@ func (f *files) commit(ctx context.Context, keyed retention.Keyed, m *manifest, 
 	if _, err := f.blobs.Put(ctx, name, 0, bytes.NewReader(b)); err != nil {
 		return 0, "", fmt.Errorf("write %s: %w", name, err)
 	}
+	v, err := f.swapHead(ctx, keyed, m, name, version)
+	return v, name, err
+}
+
+// swapHead makes a manifest the committed one.
+func (f *files) swapHead(ctx context.Context, keyed retention.Keyed, m *manifest, name string, version uint64) (uint64, error) {
 	h, err := json.Marshal(head{Manifest: name, Number: m.Number, Epoch: m.Epoch, Term: m.Term})
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	item := retention.Item{Key: headKey(m.Group), Value: h, Version: version}
 	v, err := keyed.Swap(ctx, headSpace, item)
 	if errors.Is(err, retention.ErrUnknown) {
 		// It may have happened: the head itself knows.
 		if now, gerr := keyed.Get(ctx, headSpace, item.Key); gerr == nil && bytes.Equal(now.Value, h) {
-			return now.Version, name, nil
+			return now.Version, nil
 		}
 	}
 	if err != nil {
-		return 0, "", fmt.Errorf("commit checkpoint %d: %w", m.Number, err)
+		return 0, fmt.Errorf("commit checkpoint %d: %w", m.Number, err)
 	}
-	return v, name, nil
+	return v, nil
 }
 
 // names returns the names of the files that a manifest needs.
@@ -195,7 +255,8 @@ func (f *files) names(m *manifest) map[string]bool {
 // checkpoint needed, and what one that was never committed wrote.
 func (f *files) sweep(ctx context.Context, keep map[string]bool) error {
 	blobs, err := f.blobs.List(ctx, f.folder)
-	if err != nil {
+	if err != nil && !errors.Is(err, retention.ErrCorrupt) {
+		// A damaged file is not in the list; whoever needs it says so.
 		return fmt.Errorf("list %s: %w", f.folder, err)
 	}
 	var old []string

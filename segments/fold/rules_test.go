@@ -492,3 +492,35 @@ func TestFactsAreAheadOfTheViewAndAgreeWithTheNext(t *testing.T) {
 		t.Errorf("an erased visitor: columns %v, %v", cols, ok)
 	}
 }
+
+// R6, P6: a head that went back does not bring back what was committed after it:
+// the newest whole manifest is the committed one.
+func TestAHeadThatWentBackIsBroughtForward(t *testing.T) {
+	ctx := context.Background()
+	s := story(t)
+	s.say(start, event(1, start, 1, true), event(2, start, 2, true))
+	s.save()
+	before, err := s.model.Keyed().Get(ctx, headSpace, headKey(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.say(start+1, taxonomy.Record{Kind: taxonomy.RecordErasure, Received: start + 1, Space: taxonomy.SpaceCookie, Visitor: visitorKey(1)})
+	s.save()
+	now, err := s.model.Keyed().Get(ctx, headSpace, headKey(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := before
+	back.Version = now.Version
+	if _, err := s.model.Keyed().Swap(ctx, headSpace, back); err != nil {
+		t.Fatal(err)
+	}
+	s.lag.writers[s.lag.order[0]].visible = 0 // the log was trimmed
+	s.f = s.open(t)
+	if n := s.count(s.f.View(), "any"); n != 1 {
+		t.Errorf("%d visitors, want the one that was not erased", n)
+	}
+	if !s.f.Erased(visitorKey(1), start+2) {
+		t.Error("the erasure is lost")
+	}
+}

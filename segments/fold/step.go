@@ -33,9 +33,9 @@ type Unmatched struct {
 	Visitor     taxonomy.VisitorKey
 }
 
-// erasureLife is how long the erasure of a cookie's key is kept: longer than
+// ErasureLife is how long the erasure of a cookie's key is kept: longer than
 // anything that could bring the key back (R24).
-const erasureLife = 100 * taxonomy.OneDay
+const ErasureLife = 100 * taxonomy.OneDay
 
 // Step folds one frame: the records that the position does not cover yet. A
 // frame that leaves a hole is an error, and so is a Seen that cannot answer;
@@ -545,7 +545,7 @@ func (s *State) expire() {
 	}
 	removeIf(s, s.succeeds, func(_ taxonomy.VisitorKey, c succession) bool { return c.at.Day().Expired(s.clock) })
 	removeIf(s, s.erased, func(_ [16]byte, e erasure) bool {
-		return e.space == taxonomy.SpaceCookie && e.at+erasureLife < s.clock
+		return e.space == taxonomy.SpaceCookie && e.at+ErasureLife < s.clock
 	})
 	born := map[[16]byte]bool{}
 	for k, v := range s.imports.m {

@@ -199,6 +199,9 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	if err = a.forgetting(ctx); err != nil {
 		return "", err
 	}
+	if err = a.remember(ctx); err != nil {
+		return "", err
+	}
 	g, err := a.generations.Current(ctx)
 	if errors.Is(err, retention.ErrCorrupt) {
 		// It is made of what the fold knows: the next build makes another, and

@@ -113,6 +113,30 @@ func (a *App) onErased(ctx context.Context, erased []fold.Erased) error {
 	return a.eraser.Queue(ctx, queue)
 }
 
+// remember tells the fold of erasures that the journal has and it has not: the
+// journal is written on its own, so an erasure survives damage to everything
+// else (P6). Those of cookies that are older than what the fold keeps are over.
+func (a *App) remember(ctx context.Context) error {
+	var list []fold.Erasure
+	spaces := map[[16]byte]taxonomy.Space{}
+	for _, e := range a.journal.Entries() {
+		spaces[e.Hash] = e.Space
+		if e.Space != taxonomy.SpaceCookie || e.At+fold.ErasureLife >= a.env.millis() {
+			list = append(list, fold.Erasure{Hash: e.Hash, Space: e.Space, At: e.At})
+		}
+	}
+	known := a.fold.Restore(list)
+	if len(known) == 0 {
+		return nil
+	}
+	a.log.Warn("the journal knows erasures that the state had lost; they are done again", "visitors", len(known))
+	queue := make([]forget.Erasure, len(known))
+	for i, k := range known {
+		queue[i] = forget.Erasure{Visitor: k, Space: spaces[a.keys.Load().Erasure(k)], At: a.env.millis()}
+	}
+	return a.eraser.Queue(ctx, queue)
+}
+
 // eraseSoon does the first pass of new erasures: every destination's outbox gets
 // the removals, and nobody is told of the visitors any more.
 func (a *App) eraseSoon(ctx context.Context) error {
