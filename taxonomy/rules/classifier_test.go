@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,8 +107,8 @@ func TestAPropertyNamesACategory(t *testing.T) {
 }
 
 func TestConditions(t *testing.T) {
-	one, ten := 1.0, 10.0
-	e := &taxonomy.Event{Kind: taxonomy.EventTrack, Name: "add_to_cart", URL: "https://WWW.Example.com:8443/a/b?q=1", Ref: "https://news.example.org",
+	one, ten, nine99 := 1.0, 10.0, 9.99
+	e := &taxonomy.Event{Kind: taxonomy.EventTrack, Name: "add_to_cart", URL: "https://WWW.Example.com:8443/a/b?q=1&q=2&e=a%20b&x", Ref: "https://news.example.org",
 		Props: props("price", "9.99", "empty", "", "sku", "A-1")}
 	for _, c := range []struct {
 		c    Condition
@@ -141,6 +142,33 @@ func TestConditions(t *testing.T) {
 		{Condition{Field: "prop.none", Op: "eq", Value: ""}, false},
 		{Condition{Field: "prop.none", Op: "exists"}, false},
 		{Condition{Field: "prop.empty", Op: "prefix", Value: "x"}, false},
+		{Condition{Field: "prop.price", Op: "range", Above: &one, Max: &nine99}, true},
+		{Condition{Field: "prop.price", Op: "range", Above: &one, Below: &nine99}, false},
+		{Condition{Field: "prop.price", Op: "range", Above: &nine99}, false},
+		{Condition{Field: "prop.price", Op: "range", Min: &nine99, Below: &ten}, true},
+		{Condition{Field: "prop.price", Op: "range", Above: &one, Min: &nine99}, true},
+		{Condition{Field: "prop.sku", Op: "ne", Value: "A-1"}, false},
+		{Condition{Field: "prop.sku", Op: "ne", Values: []string{"B", "C"}}, true},
+		{Condition{Field: "prop.none", Op: "ne", Value: "A-1"}, false},
+		{Condition{Field: "prop.none", Op: "eq", Value: "A-1", Not: true}, true},
+		{Condition{Field: "prop.sku", Op: "eq", Value: "A-1", Not: true}, false},
+		{Condition{Field: "prop.empty", Op: "ne", Value: ""}, false},
+		{Condition{Field: "url", Op: "suffix", Value: "?q=1&q=2&e=a%20b&x"}, true},
+		{Condition{Field: "url", Op: "contains", Values: []string{"zz", "/a/"}}, true},
+		{Condition{Field: "host", Op: "contains", Value: "EXAMPLE"}, true},
+		{Condition{Field: "path", Op: "contains", Value: "b"}, true},
+		{Condition{Field: "path", Op: "contains", Value: "q=1"}, false},
+		{Condition{Field: "name", Op: "words", Value: "cart"}, true},
+		{Condition{Field: "name", Op: "words", Value: "car"}, false},
+		{Condition{Field: "name", Op: "words", Values: []string{"to_c", "to_cart"}}, true},
+		{Condition{Field: "name", Op: "matches", Value: "^add_.*t$"}, true},
+		{Condition{Field: "name", Op: "matches", Value: "^cart"}, false},
+		{Condition{Field: "query.q", Op: "eq", Value: "1"}, true},
+		{Condition{Field: "query.q", Op: "eq", Value: "2"}, false},
+		{Condition{Field: "query.e", Op: "eq", Value: "a b"}, true},
+		{Condition{Field: "query.x", Op: "exists"}, true},
+		{Condition{Field: "query.y", Op: "exists"}, false},
+		{Condition{Field: "query.y", Op: "exists", Not: true}, true},
 	} {
 		got := compile(t, Rule{ID: "r", When: []Condition{c.c}, Then: []string{"k:a=b"}}).Classify("s", e, nil)
 		if (len(got) == 1) != c.want {
@@ -164,6 +192,16 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		{cond(Condition{Field: "path_prefix", Op: "eq", Value: "/"}), `when[0].field: "path_prefix" is not one of host, path`},
 		{cond(Condition{Field: "prop.", Op: "exists"}), "when[0].field: "},
 		{cond(Condition{Field: "host", Op: "regex", Value: "x"}), `when[0].op: "regex" is not one of eq`},
+		{cond(Condition{Field: "query.", Op: "exists"}), "when[0].field: "},
+		{cond(Condition{Field: "name", Op: "matches", Value: "a("}), "when[0].value: error parsing regexp: missing closing"},
+		{cond(Condition{Field: "name", Op: "matches", Value: "(?=a)"}), "the syntax is RE2's"},
+		{cond(Condition{Field: "name", Op: "matches", Value: strings.Repeat("a", 257)}), "257 bytes long, at most 256"},
+		{cond(Condition{Field: "name", Op: "matches", Values: []string{"a", "b"}}), "join several by |"},
+		{cond(Condition{Field: "name", Op: "contains"}), "when[0].value: must not be empty"},
+		{cond(Condition{Field: "kind", Op: "contains", Value: "p"}), "contains does not apply to kind"},
+		{cond(Condition{Field: "prop.a", Op: "range", Above: &one, Max: &one}), "when[0].above: no number lies between above 1 and max 1"},
+		{cond(Condition{Field: "prop.a", Op: "range", Above: &two, Below: &one}), "when[0].above: 2 is greater than below 1"},
+		{cond(Condition{Field: "prop.a", Op: "eq", Above: &two}), "takes no bounds"},
 		{cond(Condition{Field: "host", Op: "eq"}), "when[0].value: must not be empty"},
 		{cond(Condition{Field: "host", Op: "eq", Value: "https://a.b/"}), "when[0].value: "},
 		{cond(Condition{Field: "host", Op: "suffix", Value: "."}), "when[0].value: must not be empty"},
@@ -266,6 +304,10 @@ next:
 }
 
 func naiveHolds(c Condition, e *taxonomy.Event, values map[string]string) bool {
+	if c.Not {
+		c.Not = false
+		return !naiveHolds(c, e, values)
+	}
 	var s string
 	host := func(u string) string {
 		p, err := url.Parse(u)
@@ -281,6 +323,18 @@ func naiveHolds(c Condition, e *taxonomy.Event, values map[string]string) bool {
 			return false
 		}
 		s = v
+	case strings.HasPrefix(c.Field, "query."):
+		p, err := url.Parse(e.URL)
+		if err != nil {
+			panic(err)
+		}
+		q := p.Query()
+		if !q.Has(c.Field[6:]) {
+			return false
+		}
+		s = q.Get(c.Field[6:])
+	case c.Field == "url":
+		s = e.URL
 	case c.Field == "host":
 		s = host(e.URL)
 	case c.Field == "ref":
@@ -295,7 +349,7 @@ func naiveHolds(c Condition, e *taxonomy.Event, values map[string]string) bool {
 	case c.Field == "kind":
 		s = e.Kind.String()
 	}
-	if s == "" && !strings.HasPrefix(c.Field, "prop.") {
+	if s == "" && !strings.HasPrefix(c.Field, "prop.") && !strings.HasPrefix(c.Field, "query.") {
 		return false
 	}
 	vs := c.Values
@@ -307,8 +361,16 @@ func naiveHolds(c Condition, e *taxonomy.Event, values map[string]string) bool {
 	switch c.Op {
 	case "exists":
 		return true
-	case "eq", "in":
-		return some(func(v string) bool { return s == v || isHost && s == strings.ToLower(v) })
+	case "eq", "in", "ne":
+		return (c.Op == "ne") != some(func(v string) bool { return s == v || isHost && s == strings.ToLower(v) })
+	case "contains":
+		return some(func(v string) bool { return len(strings.Split(s, v)) > 1 })
+	case "words":
+		return some(func(v string) bool {
+			return regexp.MustCompile(`(^|[^\pL\p{Nd}])` + regexp.QuoteMeta(v) + `($|[^\pL\p{Nd}])`).MatchString(s)
+		})
+	case "matches":
+		return regexp.MustCompile(c.Value).MatchString(s)
 	case "prefix":
 		return some(func(v string) bool { return strings.HasPrefix(s, v) })
 	case "suffix":
@@ -323,7 +385,7 @@ func naiveHolds(c Condition, e *taxonomy.Event, values map[string]string) bool {
 	if err != nil || strings.ContainsAny(s, "eExXpPnNiI_") {
 		return false
 	}
-	return (c.Min == nil || *c.Min <= f) && (c.Max == nil || f <= *c.Max)
+	return (c.Min == nil || *c.Min <= f) && (c.Max == nil || f <= *c.Max) && (c.Above == nil || *c.Above < f) && (c.Below == nil || f < *c.Below)
 }
 
 var (
@@ -336,13 +398,13 @@ var (
 )
 
 var anyCondition = rapid.Custom(func(t *rapid.T) (c Condition) {
-	c.Field = rapid.SampledFrom([]string{"host", "path", "ref", "name", "kind", "prop.p", "prop.q", "prop.r"}).Draw(t, "field")
+	c.Field = rapid.SampledFrom([]string{"host", "path", "ref", "name", "kind", "prop.p", "prop.q", "prop.r", "url", "query.a", "query.b"}).Draw(t, "field")
 	text := map[string]*rapid.Generator[string]{"host": someHost, "ref": someHost, "path": somePath, "name": someText,
 		"kind": rapid.SampledFrom([]string{"page", "track"})}[c.Field]
 	if text == nil {
 		text = rapid.OneOf(someText, someNum, someCat)
 	}
-	switch c.Op = rapid.SampledFrom([]string{"eq", "in", "prefix", "suffix", "range", "exists"}).Draw(t, "op"); c.Op {
+	switch c.Op = rapid.SampledFrom([]string{"eq", "in", "prefix", "suffix", "range", "exists", "ne", "contains", "words", "matches"}).Draw(t, "op"); c.Op {
 	case "eq":
 		c.Value = text.Draw(t, "value")
 	case "range":
@@ -353,10 +415,21 @@ var anyCondition = rapid.Custom(func(t *rapid.T) (c Condition) {
 		if c.Min == nil || b >= a && rapid.Bool().Draw(t, "upper") {
 			c.Max = &b
 		}
+		if rapid.Bool().Draw(t, "strict") {
+			c.Min, c.Above = nil, c.Min
+		}
+		if rapid.Bool().Draw(t, "strict") {
+			c.Max, c.Below = nil, c.Max
+		}
 	case "exists":
+	case "matches":
+		c.Value = rapid.SampledFrom([]string{"a", "^[ab]+$", "a.b|^/", "^$", `\.com`}).Draw(t, "pattern")
+	case "words": // the oracle knows words that begin and end with a letter
+		c.Values = rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "ab", "com", "a.com", "GROCERY", "frzn"}), 1, 3).Draw(t, "values")
 	default:
 		c.Values = rapid.SliceOfN(text, 1, 4).Draw(t, "values")
 	}
+	c.Not = rapid.IntRange(0, 4).Draw(t, "not") == 0
 	return c
 })
 
@@ -381,7 +454,7 @@ var anyEvent = rapid.Custom(func(t *rapid.T) *taxonomy.Event {
 		if rapid.Bool().Draw(t, "has path") {
 			e.URL += somePath.Draw(t, "path")
 		}
-		e.URL += rapid.SampledFrom([]string{"", "?a=b/c", "#x"}).Draw(t, "tail")
+		e.URL += rapid.SampledFrom([]string{"", "?a=b/c", "#x", "?b=a&a=1.5&a=2", "?a", "?a=a%2fb+a&b=#?b=c", "#?a=b"}).Draw(t, "tail")
 	}
 	if rapid.Bool().Draw(t, "has ref") {
 		e.Ref = "https://" + someHost.Draw(t, "ref")
@@ -458,6 +531,7 @@ func FuzzRule(f *testing.F) {
 	f.Add([]byte(`{"id":"r","when":[{"field":"prop.p","op":"range","min":1}],"then":["c:products/{p}"]}`), "https://a.com/x", "1")
 	f.Add([]byte(`{"id":"r","when":[{"field":"host","op":"suffix","values":["a","b.a"]}],"then":["k:a={p}"]}`), "http://[::1]:80?x", "\xff")
 	f.Add([]byte(`{"id":"r","when":[{"field":"path","op":"suffix","value":"é"}],"then":["k:a={p}"]}`), "//x@y/é", "a\nb")
+	f.Add([]byte(`{"id":"r","when":[{"field":"query.x","op":"words","value":"é","not":true},{"field":"url","op":"matches","value":"a+$"},{"field":"prop.p","op":"range","above":1,"below":2}],"then":["k:a=b"]}`), "https://a.com/?x=%c3%a9&%zz=1", "1.5")
 	fo := forest(f)
 	f.Fuzz(func(t *testing.T, b []byte, u, v string) {
 		var r Rule

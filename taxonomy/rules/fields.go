@@ -1,8 +1,11 @@
 package rules
 
 import (
+	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -15,6 +18,7 @@ func look(e *taxonomy.Event) (v view) {
 	v[fieldRef], _ = splitURL(e.Ref)
 	v[fieldName] = e.Name
 	v[fieldKind] = e.Kind.String()
+	v[fieldURL] = e.URL
 	return v
 }
 
@@ -88,14 +92,67 @@ func (c *condition) isDomain() bool { return c.field == fieldHost || c.field == 
 
 // value returns the field's text, and whether the event has it.
 func (c *condition) value(v *view, e *taxonomy.Event) (string, bool) {
-	if c.field == fieldProp {
+	switch c.field {
+	case fieldProp:
 		return e.Prop(c.key)
+	case fieldQuery:
+		return queryValue(e.URL, c.key)
 	}
 	return v[c.field], v[c.field] != ""
 }
 
+// queryValue returns the first value of a key in a URL's query. It allocates
+// only where something is percent-encoded.
+func queryValue(u, key string) (string, bool) {
+	u, _, _ = strings.Cut(u, "#")
+	_, q, _ := strings.Cut(u, "?")
+	for q != "" {
+		var pair string
+		pair, q, _ = strings.Cut(q, "&")
+		k, v, _ := strings.Cut(pair, "=")
+		if k, ok := unescape(k); ok && pair != "" && k == key {
+			if v, ok := unescape(v); ok {
+				return v, true
+			}
+		}
+	}
+	return "", false
+}
+
+func unescape(s string) (string, bool) {
+	if !strings.ContainsAny(s, "%+") {
+		return s, true
+	}
+	s, err := url.QueryUnescape(s)
+	return s, err == nil
+}
+
+// hasWord reports whether w stands in s with no letter or digit at either side
+// where w itself begins or ends with one.
+func hasWord(s, w string) bool {
+	part := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
+	first, _ := utf8.DecodeRuneInString(w)
+	last, _ := utf8.DecodeLastRuneInString(w)
+	for at := 0; at <= len(s)-len(w); {
+		i := strings.Index(s[at:], w)
+		if i < 0 {
+			return false
+		}
+		i += at
+		before, _ := utf8.DecodeLastRuneInString(s[:i])
+		after, _ := utf8.DecodeRuneInString(s[i+len(w):])
+		if !(part(first) && part(before)) && !(part(last) && part(after)) {
+			return true
+		}
+		at = i + 1
+	}
+	return false
+}
+
 // holds asks the condition, without any index.
-func (c *condition) holds(v *view, e *taxonomy.Event) bool {
+func (c *condition) holds(v *view, e *taxonomy.Event) bool { return c.asks(v, e) != c.not }
+
+func (c *condition) asks(v *view, e *taxonomy.Event) bool {
 	s, ok := c.value(v, e)
 	if !ok {
 		return false
@@ -105,7 +162,23 @@ func (c *condition) holds(v *view, e *taxonomy.Event) bool {
 		return true
 	case opRange:
 		f, ok := number(s)
-		return ok && c.min <= f && f <= c.max
+		return ok && c.min <= f && f <= c.max && !(c.above && f == c.min) && !(c.below && f == c.max)
+	case opMatches:
+		return c.pattern.MatchString(s)
+	case opContains:
+		for _, x := range c.values {
+			if strings.Contains(s, x) {
+				return true
+			}
+		}
+	case opWords:
+		for _, x := range c.values {
+			if hasWord(s, x) {
+				return true
+			}
+		}
+	case opNe:
+		return !c.sorted(s)
 	case opEq:
 		if len(c.values) > 16 {
 			return c.sorted(s)

@@ -14,7 +14,7 @@ import (
 // host and as many paths hang on their paths, and one path rule for each of a
 // thousand hosts hangs on its host.
 type index struct {
-	always []uint32 // rules without conditions
+	always []uint32 // rules without a condition to hang on
 	fields [scalars]*fieldIndex
 	props  map[string]*fieldIndex
 }
@@ -44,9 +44,21 @@ type anchor struct {
 	value string
 }
 
+// hook is the op by which a rule can hang on the condition: what cannot be
+// looked up still needs its field to be there. ok is false if the rule cannot
+// hang on it at all: what holds where the field is absent, and keys of the
+// query, which are read only when they are asked for.
+func (c *condition) hook() (o op, ok bool) {
+	return min(c.op, opExists), !c.not && c.field != fieldQuery
+}
+
 func (c *condition) anchors(yield func(anchor)) {
-	a := anchor{field: c.field, key: c.key, op: c.op}
-	switch c.op {
+	hook, ok := c.hook()
+	if !ok {
+		return
+	}
+	a := anchor{field: c.field, key: c.key, op: hook}
+	switch hook {
 	case opRange:
 		a.value = fmt.Sprint(c.min, " ", c.max)
 		yield(a)
@@ -75,6 +87,9 @@ func buildIndex(rules []parsed, numbers []uint32) *index {
 		best, cost := -1, 0
 		for j := range conds {
 			most := 0
+			if _, ok := conds[j].hook(); !ok {
+				continue
+			}
 			conds[j].anchors(func(a anchor) { most = max(most, count[a]) })
 			if best < 0 || cmp.Or(cmp.Compare(most, cost), cmp.Compare(conds[j].op, conds[best].op)) < 0 {
 				best, cost = j, most
@@ -86,7 +101,8 @@ func buildIndex(rules []parsed, numbers []uint32) *index {
 		}
 		c := &conds[best]
 		f := x.field(c)
-		switch c.op {
+		hook, _ := c.hook()
+		switch hook {
 		case opEq:
 			for _, v := range c.values {
 				f.eq[v] = append(f.eq[v], n)

@@ -3,9 +3,11 @@
 package rules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -21,6 +23,7 @@ const (
 	MaxValues     = 10_000 // of one condition
 	MaxThen       = 64
 	MaxValue      = 512 // bytes of a value in a rule
+	MaxPattern    = 256 // bytes of a regular expression
 )
 
 // Rule turns events into traits: if all conditions hold, the event is about
@@ -54,6 +57,8 @@ type Condition struct {
 	//
 	//	host        the URL's host, lower case, without port
 	//	path        the URL's path, at least "/"
+	//	url         the URL as it is kept
+	//	query.<key> the first value of a key in the URL's query, decoded
 	//	ref         the referrer's host
 	//	name        the event's name
 	//	kind        page, track, impression, click, conversion, fact
@@ -64,13 +69,20 @@ type Condition struct {
 	Field string `json:"field"`
 	// Op is one of
 	//
-	//	eq      is Value
-	//	in      is one of Values
-	//	prefix  begins with Value or one of Values
-	//	suffix  ends with Value or one of Values; of host and ref: is it, or is a
-	//	        subdomain of it
-	//	range   is a decimal number, Min ≤ it ≤ Max, where absent means no bound
-	//	exists  is there
+	//	eq        is Value
+	//	in        is one of Values
+	//	ne        is there and is neither Value nor one of Values
+	//	prefix    begins with Value or one of Values
+	//	suffix    ends with Value or one of Values; of host and ref: is it, or is a
+	//	          subdomain of it
+	//	contains  has Value or one of Values within it
+	//	words     has Value or one of Values within it, as whole words: what stands
+	//	          before and behind is no letter and no digit
+	//	matches   has a match of the regular expression Value (RE2, at most
+	//	          MaxPattern bytes)
+	//	range     is a decimal number, Min ≤ it ≤ Max and Above < it < Below, where
+	//	          absent means no bound
+	//	exists    is there
 	//
 	// Text is compared byte by byte; hosts in lower case.
 	Op     string   `json:"op"`
@@ -78,6 +90,11 @@ type Condition struct {
 	Values []string `json:"values,omitempty"`
 	Min    *float64 `json:"min,omitempty"`
 	Max    *float64 `json:"max,omitempty"`
+	Above  *float64 `json:"above,omitempty"`
+	Below  *float64 `json:"below,omitempty"`
+	// Not turns the question round: it holds where it would not, so also where
+	// the field is not there.
+	Not bool `json:"not,omitempty"`
 }
 
 type field uint8
@@ -88,11 +105,13 @@ const (
 	fieldRef
 	fieldName
 	fieldKind
+	fieldURL
 	fieldProp
+	fieldQuery
 	scalars = fieldProp // fields that an event has once
 )
 
-var fieldNames = [...]string{fieldHost: "host", fieldPath: "path", fieldRef: "ref", fieldName: "name", fieldKind: "kind"}
+var fieldNames = [...]string{fieldHost: "host", fieldPath: "path", fieldRef: "ref", fieldName: "name", fieldKind: "kind", fieldURL: "url"}
 
 type op uint8
 
@@ -102,6 +121,11 @@ const (
 	opSuffix
 	opRange
 	opExists
+	// What cannot be looked up, only asked; the dearest last.
+	opNe
+	opContains
+	opWords
+	opMatches
 )
 
 // values returns what the condition compares with: Values, or Value alone.
@@ -130,9 +154,13 @@ type parsed struct {
 type condition struct {
 	field    field
 	op       op
-	key      string   // of fieldProp
-	values   []string // opEq, opPrefix, opSuffix: sorted, without repeats
+	key      string   // of fieldProp, fieldQuery
+	values   []string // sorted, without repeats
 	min, max float64  // opRange
+	// Whether the bounds themselves are within.
+	above, below bool
+	pattern      *regexp.Regexp // opMatches
+	not          bool
 }
 
 // target is a line of Then.
@@ -180,6 +208,8 @@ func parse(r *Rule, f *tree.Forest) (*parsed, error) {
 			}
 			p.conds = append(p.conds, c)
 		}
+		// The dear ones are asked only if the others hold.
+		slices.SortStableFunc(p.conds, func(a, b condition) int { return cmp.Compare(max(a.op, opExists), max(b.op, opExists)) })
 	}
 	switch {
 	case len(r.Then) == 0:
@@ -200,19 +230,27 @@ func parse(r *Rule, f *tree.Forest) (*parsed, error) {
 
 // parseCondition returns a condition, or the field at fault and what is wrong.
 func parseCondition(c *Condition) (out condition, place string, err error) {
-	switch key, isProp := strings.CutPrefix(c.Field, "prop."); {
+	prop, isProp := strings.CutPrefix(c.Field, "prop.")
+	query, isQuery := strings.CutPrefix(c.Field, "query.")
+	switch {
 	case isProp:
-		if key == "" || len(key) > 64 {
+		if prop == "" || len(prop) > 64 {
 			return out, "field", fmt.Errorf("%.80q: a property's key has 1 to 64 bytes", c.Field)
 		}
-		out.field, out.key = fieldProp, key
+		out.field, out.key = fieldProp, prop
+	case isQuery:
+		if query == "" || len(query) > 64 {
+			return out, "field", fmt.Errorf("%.80q: a key of the query has 1 to 64 bytes", c.Field)
+		}
+		out.field, out.key = fieldQuery, query
 	case slices.Contains(fieldNames[:], c.Field):
 		out.field = field(slices.Index(fieldNames[:], c.Field))
 	default:
-		return out, "field", fmt.Errorf("%.80q is not one of host, path, ref, name, kind, prop.<key>", c.Field)
+		return out, "field", fmt.Errorf("%.80q is not one of host, path, url, query.<key>, ref, name, kind, prop.<key>", c.Field)
 	}
 
 	text := false
+	out.not = c.Not
 	switch c.Op {
 	case "eq":
 		out.op, text = opEq, true
@@ -228,21 +266,38 @@ func parseCondition(c *Condition) (out condition, place string, err error) {
 		out.op, text = opPrefix, true
 	case "suffix":
 		out.op, text = opSuffix, true
+	case "ne":
+		out.op, text = opNe, true
+	case "contains":
+		out.op, text = opContains, true
+	case "words":
+		out.op, text = opWords, true
+	case "matches":
+		out.op, text = opMatches, true
+		if c.Values != nil {
+			return out, "values", errors.New(`matches takes one "value"; join several by |`)
+		}
+		if len(c.Value) > MaxPattern {
+			return out, "value", fmt.Errorf("the regular expression is %d bytes long, at most %d", len(c.Value), MaxPattern)
+		}
+		if out.pattern, err = regexp.Compile(c.Value); err != nil {
+			return out, "value", fmt.Errorf("%w; the syntax is RE2's: https://github.com/google/re2/wiki/Syntax", err)
+		}
 	case "range":
 		out.op = opRange
 	case "exists":
 		out.op = opExists
 	default:
-		return out, "op", fmt.Errorf("%.80q is not one of eq, in, prefix, suffix, range, exists", c.Op)
+		return out, "op", fmt.Errorf("%.80q is not one of eq, in, ne, prefix, suffix, contains, words, matches, range, exists", c.Op)
 	}
-	if out.field == fieldKind && out.op != opEq {
-		return out, "op", fmt.Errorf("%s does not apply to kind; use eq or in", c.Op)
+	if out.field == fieldKind && out.op != opEq && out.op != opNe {
+		return out, "op", fmt.Errorf("%s does not apply to kind; use eq, in or ne", c.Op)
 	}
 
 	if !text && (c.Value != "" || c.Values != nil) {
 		return out, "value", fmt.Errorf("%s takes none", c.Op)
 	}
-	if out.op != opRange && (c.Min != nil || c.Max != nil) {
+	if out.op != opRange && (c.Min != nil || c.Max != nil || c.Above != nil || c.Below != nil) {
 		return out, "min", fmt.Errorf("%s takes no bounds; use range", c.Op)
 	}
 	switch {
@@ -254,11 +309,27 @@ func parseCondition(c *Condition) (out condition, place string, err error) {
 		if c.Max != nil {
 			out.max = *c.Max
 		}
-		if c.Min == nil && c.Max == nil {
-			return out, "min", errors.New("range needs min, max or both")
+		if c.Above != nil && *c.Above >= out.min {
+			out.min, out.above = *c.Above, true
 		}
-		if !(out.min <= out.max) {
-			return out, "min", fmt.Errorf("%v is greater than max %v", out.min, out.max)
+		if c.Below != nil && *c.Below <= out.max {
+			out.max, out.below = *c.Below, true
+		}
+		if c.Min == nil && c.Max == nil && c.Above == nil && c.Below == nil {
+			return out, "min", errors.New("range needs min, max, above or below")
+		}
+		if !(out.min <= out.max) || out.min == out.max && (out.above || out.below) {
+			lower, upper := "min", "max"
+			if out.above {
+				lower = "above"
+			}
+			if out.below {
+				upper = "below"
+			}
+			if out.min == out.max {
+				return out, lower, fmt.Errorf("no number lies between %s %v and %s %v", lower, out.min, upper, out.max)
+			}
+			return out, lower, fmt.Errorf("%v is greater than %s %v", out.min, upper, out.max)
 		}
 	case text:
 		if c.Value != "" && c.Values != nil {
@@ -291,8 +362,11 @@ func parseValue(c *condition, v string) (string, error) {
 	if len(v) > MaxValue {
 		return v, fmt.Errorf("%.20q…: %d bytes long, at most %d", v, len(v), MaxValue)
 	}
-	if v == "" && !(c.field == fieldProp && c.op == opEq) {
+	if v == "" && !((c.field == fieldProp || c.field == fieldQuery) && (c.op == opEq || c.op == opNe)) {
 		return v, errors.New("must not be empty")
+	}
+	if c.op == opMatches {
+		return v, nil
 	}
 	switch c.field {
 	case fieldHost, fieldRef:
@@ -307,7 +381,7 @@ func parseValue(c *condition, v string) (string, error) {
 			}
 		}
 	case fieldPath:
-		if c.op != opSuffix && v[0] != '/' {
+		if (c.op == opEq || c.op == opNe || c.op == opPrefix) && v[0] != '/' {
 			return v, fmt.Errorf("%.80q: a path begins with /", v)
 		}
 	case fieldKind:
