@@ -186,13 +186,9 @@ func TestLongFaultAKilledNodeLosesNothing(t *testing.T) {
 
 func TestLongFaultAllNodesKilledLoseNothing(t *testing.T) {
 	faulted(t, func(*history) {
-		for _, n := range []string{"1", "2", "3"} {
-			cass(t, "kill", n)
-		}
+		cass(t, "kill", "1", "2", "3")
 		wait(3 * time.Second)
-		for _, n := range []string{"1", "2", "3"} {
-			cass(t, "start", n)
-		}
+		cass(t, "start", "1", "2", "3")
 	})
 }
 
@@ -217,13 +213,9 @@ func TestLongFaultTheLogOutlivesTheCluster(t *testing.T) { // R2, R3
 		}
 	}
 	put(50)
-	for _, i := range []string{"1", "2", "3"} {
-		cass(t, "kill", i)
-	}
+	cass(t, "kill", "1", "2", "3")
 	put(200)
-	for _, i := range []string{"1", "2", "3"} {
-		cass(t, "start", i)
-	}
+	cass(t, "start", "1", "2", "3")
 	put(50)
 	at := retention.Position{}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
