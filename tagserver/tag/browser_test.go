@@ -306,7 +306,9 @@ func TestLongTheTagInABrowser(t *testing.T) {
 		e.wants(t, "page /a")
 		e.answer(503)
 		b.js(`(ebb('track','unsent'),ebb('flush'))`)
-		eventually(t, func() string { return unless(b.js(`JSON.parse(localStorage['ebb:shop']).q?.length`) == "1", "no outbox") })
+		eventually(t, func() string {
+			return unless(b.js(`JSON.parse(localStorage['ebb:shop']).q?.length`) == "1", "no outbox")
+		})
 		e.answer(0)
 		b.js(`(ebb('consent',false),ebb('track','after'))`)
 		b.js(linger)
@@ -319,7 +321,9 @@ func TestLongTheTagInABrowser(t *testing.T) {
 		b.want(`Object.keys(localStorage)`, `[]`)
 		// The opt-out is told, and remembered on the next page.
 		b.js(`(ebb('consent',true),ebb('optout'))`)
-		eventually(t, func() string { return unless(b.js(`localStorage['ebb:shop']`) == `"{\"o\":2}"`, "the opt-out is not remembered") })
+		eventually(t, func() string {
+			return unless(b.js(`localStorage['ebb:shop']`) == `"{\"o\":2}"`, "the opt-out is not remembered")
+		})
 		n := len(e.all())
 		if e.all()[n-1].Path != "/v1/optout" {
 			t.Errorf("the last request is %+v", e.all()[n-1])
@@ -369,12 +373,16 @@ func TestLongTheTagInABrowser(t *testing.T) {
 		e.wants(t, "busy", "offline")
 		e.answer(503)
 		b.js(`(ebb('track','closed'),ebb('flush'))`)
-		eventually(t, func() string { return unless(b.js(`JSON.parse(localStorage['ebb:shop']).q?.length`) == "1", "no outbox") })
+		eventually(t, func() string {
+			return unless(b.js(`JSON.parse(localStorage['ebb:shop']).q?.length`) == "1", "no outbox")
+		})
 		b.open("about:blank")
 		e.answer(0)
 		b.open(s.URL + "/a")
 		e.wants(t, "busy", "offline", "closed")
-		eventually(t, func() string { return unless(b.js(`JSON.parse(localStorage['ebb:shop']).q?.length`) == "0", "the outbox is not emptied") })
+		eventually(t, func() string {
+			return unless(b.js(`JSON.parse(localStorage['ebb:shop']).q?.length`) == "0", "the outbox is not emptied")
+		})
 	})
 
 	t.Run("TB6 what is refused for good is not repeated", func(t *testing.T) {
@@ -400,7 +408,9 @@ func TestLongTheTagInABrowser(t *testing.T) {
 		s.put("/a", `<!doctype html><script src="/stub.js"></script><script async src="`+e.URL+`/t/1/ebb.js" data-site="shop"></script><script async src="`+e.URL+`/t/1/ads.js" data-site="shop" data-prebid="*" data-gpt="k"></script>`)
 		b := newTab(t, browser).open(s.URL + "/a")
 		e.wants(t, "page /a")
-		eventually(t, func() string { return unless(b.js(`!!(JSON.parse(localStorage['ebb:shop']).a)`) == "true", "audiences not asked") })
+		eventually(t, func() string {
+			return unless(b.js(`!!(JSON.parse(localStorage['ebb:shop']).a)`) == "true", "audiences not asked")
+		})
 		b.want(`violations`, `[]`)
 	})
 
