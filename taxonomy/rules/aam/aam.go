@@ -1,0 +1,444 @@
+// Package aam reads the rules of Adobe Audience Manager's traits, such as
+//
+//	(c_make == "A") AND (c_search == "1" OR NOT (d_event == imp))
+//
+// and makes classifier rules of them.
+package aam
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
+)
+
+// Bounds of what is read.
+const (
+	MaxBytes = 64 << 10
+	MaxDepth = 64
+	// MaxConditions is how many conditions a trait may have in all; one rule may
+	// have rules.MaxConditions of them.
+	MaxConditions = 1000
+	// MaxRules is how many rules one trait may become: a classifier rule has no
+	// "or", so each way in which the trait's can hold is a rule of its own.
+	MaxRules = 100
+)
+
+// Imported is what a trait's rule becomes.
+type Imported struct {
+	// Rules that give the trait, together, exactly when the trait's rule holds.
+	// The first has the ID that was asked for, the others have -2, -3 …
+	Rules []rules.Rule
+	// Notes are what means something else here, or needs something of the
+	// operator, each once.
+	Notes []string
+}
+
+// Parse reads the rule of a trait and makes rules that give then. All faults are
+// returned at once, each a taxonomy.FieldError whose field is "line 1, column 8".
+// What it returns is not yet held against a forest: rules.Compile does that.
+//
+// Keys become fields by their prefix: c_ is the customer's, a property; d_event
+// is the kind, h_host and h_referer are the URL's host and the referrer's;
+// other keys are properties of that name without the prefix.
+func Parse(id, title, text string, then []string) (*Imported, error) {
+	p := parser{text: text}
+	if len(text) > MaxBytes {
+		return nil, p.failed(0, "the rule is %d bytes long, at most %d", len(text), MaxBytes)
+	}
+	if !utf8.ValidString(text) {
+		return nil, p.failed(0, "the rule is not UTF-8")
+	}
+	p.lex()
+	e := p.or(0)
+	if t := p.tok(); t.kind != 0 {
+		p.fault(t.at, "%s is left over; join two parts by AND or OR", t)
+	}
+	if len(p.faults) > 0 {
+		return nil, p.err()
+	}
+	if p.conditions > MaxConditions {
+		return nil, p.failed(0, "the rule has %d conditions, at most %d", p.conditions, MaxConditions)
+	}
+	ways, err := e.ways(false)
+	if err != nil {
+		return nil, p.failed(0, "%w", err)
+	}
+	out := &Imported{Notes: p.notes}
+	for i, w := range ways {
+		r := rules.Rule{ID: id, Title: title, When: w, Then: then}
+		if i > 0 {
+			r.ID = fmt.Sprintf("%s-%d", id, i+1)
+		}
+		out.Rules = append(out.Rules, r)
+	}
+	return out, nil
+}
+
+// expr is a part of the rule: a condition, or an "and" or "or" of others.
+type expr struct {
+	cond *rules.Condition
+	or   bool
+	not  bool
+	of   []*expr
+}
+
+var (
+	errWays = fmt.Errorf("the rule holds in more than %d ways, and each would be a rule; cut it into several traits", MaxRules)
+	errLong = fmt.Errorf("one way in which the rule holds has more than %d conditions", rules.MaxConditions)
+)
+
+// ways returns every conjunction of conditions under which e holds, or, if not,
+// does not hold.
+func (e *expr) ways(not bool) (out [][]rules.Condition, err error) {
+	not = not != e.not
+	if e.cond != nil {
+		c := *e.cond
+		c.Not = not
+		return [][]rules.Condition{{c}}, nil
+	}
+	either := e.or != not // of its parts, by De Morgan; else all
+	if !either {
+		out = [][]rules.Condition{nil}
+	}
+	for _, k := range e.of {
+		w, err := k.ways(not)
+		if err != nil {
+			return nil, err
+		}
+		if either {
+			out = join(out, w)
+		} else if len(out)*len(w) <= MaxRules {
+			out = both(out, w)
+		} else {
+			return nil, errWays
+		}
+		switch {
+		case len(out) > MaxRules:
+			return nil, errWays
+		case slices.ContainsFunc(out, func(w []rules.Condition) bool { return len(w) > rules.MaxConditions }):
+			return nil, errLong
+		}
+	}
+	return out, nil
+}
+
+// both joins each way of a with each of b.
+func both(a, b [][]rules.Condition) (out [][]rules.Condition) {
+	for _, x := range a {
+		for _, y := range b {
+			out = append(out, slices.Concat(x, y))
+		}
+	}
+	return out
+}
+
+// join adds ways to ways. Equality of one field with one more value is no way of
+// its own, but a value more: a == 1 OR a == 2 stays one rule.
+func join(to, ways [][]rules.Condition) [][]rules.Condition {
+next:
+	for _, w := range ways {
+		if len(w) == 1 && isEqual(&w[0]) {
+			for i := range to {
+				if o := to[i]; len(o) == 1 && isEqual(&o[0]) && o[0].Field == w[0].Field {
+					c := rules.Condition{Field: o[0].Field, Op: "in", Values: slices.Concat(valuesOf(&o[0]), valuesOf(&w[0]))}
+					slices.Sort(c.Values)
+					c.Values = slices.Compact(c.Values)
+					to[i] = []rules.Condition{c}
+					continue next
+				}
+			}
+		}
+		to = append(to, w)
+	}
+	return to
+}
+
+func isEqual(c *rules.Condition) bool { return !c.Not && (c.Op == "eq" || c.Op == "in") }
+
+func valuesOf(c *rules.Condition) []string {
+	if c.Op == "in" {
+		return c.Values
+	}
+	return []string{c.Value}
+}
+
+// empty has no category: conditions need none.
+var empty = func() *tree.Forest {
+	f, err := tree.New()
+	if err != nil {
+		panic(err)
+	}
+	return f
+}()
+
+type token struct {
+	kind byte // 'w'ord, 's'tring, 'o'perator, '(' , ')', 0 at the end
+	at   int
+	s    string
+}
+
+func (t token) String() string {
+	if t.kind == 0 {
+		return "the end"
+	}
+	if len(t.s) > 40 {
+		return strconv.Quote(t.s[:40] + "…")
+	}
+	return strconv.Quote(t.s)
+}
+
+func (t token) is(word string) bool { return t.kind == 'w' && strings.EqualFold(t.s, word) }
+
+type fault struct {
+	at  int
+	err error
+}
+
+type parser struct {
+	text   string
+	toks   []token
+	i      int
+	faults []fault
+	notes  []string
+
+	conditions int
+}
+
+func (p *parser) fault(at int, format string, args ...any) {
+	p.faults = append(p.faults, fault{at, fmt.Errorf(format, args...)})
+}
+
+func (p *parser) failed(at int, format string, args ...any) error {
+	p.fault(at, format, args...)
+	return p.err()
+}
+
+const maxFaults = 32
+
+func (p *parser) err() error {
+	slices.SortStableFunc(p.faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
+	var errs []error
+	for _, f := range p.faults[:min(len(p.faults), maxFaults)] {
+		before := p.text[:f.at]
+		line := 1 + strings.Count(before, "\n")
+		column := 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
+		errs = append(errs, &taxonomy.FieldError{Field: fmt.Sprintf("line %d, column %d", line, column), Err: f.err})
+	}
+	return errors.Join(errs...)
+}
+
+func (p *parser) note(format string, args ...any) {
+	if n := fmt.Sprintf(format, args...); !slices.Contains(p.notes, n) {
+		p.notes = append(p.notes, n)
+	}
+}
+
+func (p *parser) lex() {
+	for i := 0; i < len(p.text); {
+		start, r := i, rune(p.text[i])
+		if r >= utf8.RuneSelf {
+			r, _ = utf8.DecodeRuneInString(p.text[i:])
+		}
+		switch {
+		case unicode.IsSpace(r):
+			i += utf8.RuneLen(r)
+			continue
+		case r == '(' || r == ')':
+			i++
+			p.toks = append(p.toks, token{byte(r), start, string(r)})
+		case strings.ContainsRune("=!<>", r):
+			for i < len(p.text) && strings.IndexByte("=!<>", p.text[i]) >= 0 {
+				i++
+			}
+			p.toks = append(p.toks, token{'o', start, p.text[start:i]})
+		case r == '"' || r == '\'':
+			end := strings.IndexRune(p.text[i+1:], r)
+			if end < 0 {
+				p.fault(start, "the quote is not closed")
+				end = len(p.text) - i - 1
+			}
+			p.toks = append(p.toks, token{'s', start, p.text[i+1 : i+1+end]})
+			i = min(i+end+2, len(p.text))
+		default:
+			n := strings.IndexFunc(p.text[i:], func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`()=!<>"'`, r) })
+			if n < 0 {
+				n = len(p.text) - i
+			}
+			i += n
+			p.toks = append(p.toks, token{'w', start, p.text[start:i]})
+		}
+	}
+	p.toks = append(p.toks, token{0, len(p.text), ""})
+}
+
+func (p *parser) tok() token { return p.toks[p.i] }
+
+func (p *parser) next() token {
+	t := p.tok()
+	if t.kind != 0 {
+		p.i++
+	}
+	return t
+}
+
+func (p *parser) or(depth int) *expr  { return p.joined("OR", true, depth, p.and) }
+func (p *parser) and(depth int) *expr { return p.joined("AND", false, depth, p.not) }
+
+func (p *parser) joined(word string, or bool, depth int, part func(int) *expr) *expr {
+	e := part(depth)
+	if !p.tok().is(word) {
+		return e
+	}
+	all := &expr{or: or, of: []*expr{e}}
+	for p.tok().is(word) {
+		p.i++
+		all.of = append(all.of, part(depth))
+	}
+	return all
+}
+
+func (p *parser) not(depth int) *expr {
+	t := p.tok()
+	if depth > MaxDepth {
+		return p.lost("nested deeper than %d", MaxDepth)
+	}
+	switch {
+	case t.is("NOT"):
+		p.i++
+		e := p.not(depth + 1)
+		return &expr{not: true, of: []*expr{e}}
+	case t.kind == '(':
+		p.i++
+		e := p.or(depth + 1)
+		if p.tok().kind != ')' {
+			p.fault(p.tok().at, "want ')', got %s", p.tok())
+			p.skip()
+		}
+		if p.tok().kind == ')' {
+			p.i++
+		}
+		return e
+	}
+	return p.condition()
+}
+
+// lost says a fault and goes on behind the part, so that the rest is read too.
+func (p *parser) lost(format string, args ...any) *expr {
+	p.fault(p.tok().at, format, args...)
+	p.skip()
+	return &expr{cond: &rules.Condition{}}
+}
+
+func (p *parser) skip() {
+	for depth := 0; p.tok().kind != 0; p.i++ {
+		switch t := p.tok(); {
+		case t.kind == '(':
+			depth++
+		case t.kind == ')' && depth > 0:
+			depth--
+		case depth == 0 && (t.kind == ')' || t.is("AND") || t.is("OR")):
+			return
+		}
+	}
+}
+
+// operators are Audience Manager's, each with ours. Greater-or-equal is written
+// => in its table of operators and >= in its examples.
+var operators = map[string]string{"==": "eq", "!=": "ne", ">": "above", "<": "below", "=>": "min", ">=": "min", "<=": "max",
+	"contains": "contains", "matcheswords": "words", "startswith": "prefix", "endswith": "suffix", "matchesregex": "matches"}
+
+func (p *parser) condition() *expr {
+	key := p.tok()
+	if key.kind != 'w' || key.is("AND") || key.is("OR") {
+		return p.lost("want a condition such as c_make == \"A\", got %s", key)
+	}
+	p.i++
+	name := p.tok()
+	op, ok := operators[strings.ToLower(name.s)]
+	if !ok || name.kind == 's' {
+		return p.lost("%s is not an operator; want one of == != > < >= => <= contains matcheswords startswith endswith matchesregex", name)
+	}
+	p.i++
+	v := p.tok()
+	if v.kind != 'w' && v.kind != 's' || v.is("AND") || v.is("OR") {
+		return p.lost("want a value after %s, got %s", name.s, v)
+	}
+	p.i++
+	if p.conditions++; p.conditions > MaxConditions {
+		return &expr{cond: &rules.Condition{}}
+	}
+	before := len(p.faults)
+	c := &rules.Condition{Field: p.field(key), Op: op, Value: v.s}
+	switch op {
+	case "above", "below", "min", "max":
+		f, err := strconv.ParseFloat(v.s, 64)
+		if err != nil || f-f != 0 {
+			p.fault(v.at, "%s is not a number, and %s compares numbers", v, name.s)
+			return &expr{cond: c}
+		}
+		c.Op, c.Value = "range", ""
+		*map[string]**float64{"above": &c.Above, "below": &c.Below, "min": &c.Min, "max": &c.Max}[op] = &f
+	case "words":
+		p.note("matcheswords is read as: the value has these words in it, next to each other")
+	}
+	if c.Field == "kind" {
+		kind, ok := map[string]string{"imp": "impression", "click": "click", "conv": "conversion"}[strings.ToLower(v.s)]
+		if !ok || op != "eq" && op != "ne" {
+			p.fault(v.at, "d_event is == or != imp, click or conv, got %s", v)
+		}
+		c.Value = kind
+	}
+	// What only rules can say of a condition, they say.
+	r := rules.Rule{ID: "x", When: []rules.Condition{*c}, Then: []string{"k:x=y"}}
+	if err := r.Validate(empty); err != nil && len(p.faults) == before {
+		for _, f := range taxonomy.Faults(err) {
+			at := v.at
+			if strings.HasSuffix(f.Field, "field") {
+				at = key.at
+			}
+			p.fault(at, "%w", f.Err)
+		}
+	}
+	return &expr{cond: c}
+}
+
+// field is what a key is here.
+func (p *parser) field(key token) string {
+	prefix, rest, ok := strings.Cut(key.s, "_")
+	if !ok || rest == "" || len(prefix) != 1 {
+		return "prop." + key.s
+	}
+	switch strings.ToLower(prefix) {
+	case "c":
+		return "prop." + rest
+	case "d":
+		if rest == "event" {
+			return "kind"
+		}
+		p.note("%s is a signal that Audience Manager adds itself; here it is the property %s, which the page or the import must send", key.s, rest)
+		return "prop." + rest
+	case "h":
+		switch strings.ToLower(rest) {
+		case "host":
+			return "host"
+		case "referer", "referrer":
+			p.note("%s is compared with the referrer's host; the rest of the referrer is never kept", key.s)
+			return "ref"
+		}
+		p.note("%s is a header, which is never kept; here it is the property %s, which the page must send", key.s, rest)
+		return "prop." + rest
+	case "p":
+		p.note("%s was evaluated and never stored; here it is the property %s, which is kept with its event for up to 90 days", key.s, rest)
+		return "prop." + rest
+	}
+	return "prop." + key.s
+}
