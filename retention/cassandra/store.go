@@ -62,7 +62,7 @@ func (o *Options) complete() error {
 	case !keyspaceName.MatchString(o.Keyspace):
 		return fmt.Errorf("keyspace %q: want 1 to 48 of a-z, 0-9 and '_', beginning with a letter", o.Keyspace)
 	case o.Now == nil || o.After == nil || o.Rand == nil:
-		return errors.New("Now, After and Rand must be given")
+		return errors.New("a clock, timers and a random source (Now, After, Rand) must be given")
 	}
 	if o.Buckets == 0 {
 		o.Buckets = 1024
