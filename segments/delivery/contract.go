@@ -2,8 +2,11 @@ package delivery
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
 
-	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -35,10 +38,10 @@ type Encoder interface {
 type FormatFacts struct {
 	Extension string // with the dot: ".tsv.gz"
 	MediaType string
-	// MaxBytes and MaxRows bound one part; 0 is no bound. What is larger is cut
-	// into parts by the transport that needs it.
+	// MaxBytes and MaxRows bound one chunk of what is pushed; 0 is no bound. A
+	// format without MaxRows is pushed as one chunk, however large.
 	MaxBytes int64
-	MaxRows  uint64
+	MaxRows  int
 	// Removes: the format can say that a member leaves. One that cannot is
 	// delivered as fulls only.
 	Removes bool
@@ -52,6 +55,12 @@ type FileInfo struct {
 	Generation  uint64
 	// Created is on a whole minute; lives count from it.
 	Created taxonomy.Millis
+	// Delay is by how many minutes after Created the file may still be sent. A
+	// format whose lives count from the receiver's clock takes it off them, so
+	// that copies end early rather than late. 0 for files that are pulled.
+	Delay int
+	// Account is the destination's: the receiver's words for us.
+	Account map[string]string
 }
 
 // Run is what is the same in rows that stand together.
@@ -63,36 +72,93 @@ type Run struct {
 	Minutes int
 }
 
-// Transport is how a file reaches a receiver. One transport is one folder below
+// Transport is how bytes reach a receiver. One transport is one folder below
 // transport/. It is safe for concurrent use.
-//
-// Delivery calls Send once a file is sealed and before the ledger counts its
-// rows as held. Every row is a statement about one ID and audience that holds
-// whatever was there before, so sending a file twice, or an older one and then
-// a newer one, is safe; sending a newer one and then an older one is not, so
-// files of a destination go one at a time and in order.
-//
-// A row of which we do not know whether it arrived is held and not held: the
-// next plan removes it if it must go and adds it if it must be there. So a
-// transport that is not sure says ErrUnknown and leaves the rest to the ledger.
 type Transport interface {
 	// Facts says what the way of sending does to the planner's work.
 	Facts() TransportFacts
-	// Send brings one file to the receiver under its name. It is idempotent by
-	// name. nil means that the receiver has accepted it (for pull: that it may
-	// be fetched); an error that is retention.ErrUnknown, that it may have;
-	// every other error, that it has not. An error says which answer the
-	// receiver gave, never a row of the file.
-	Send(ctx context.Context, d *Destination, f File, body retention.BlobReader) error
+	// Check returns the faults of what a destination says for this transport,
+	// each a taxonomy.FieldError, joined. It reaches nothing outside.
+	Check(*Destination) error
+	// Send brings one chunk to the receiver. It is not called for transports
+	// that serve.
+	//
+	// nil means that the receiver has it. ErrRefused means that it has not and
+	// says that it never will; ErrUnknown, that it may have it; every other
+	// error, that it has not. The last two are sent again later, the same bytes
+	// under the same Key, and not before After if the error is a *Later. An
+	// error says which answer the receiver gave, never a row nor a secret.
+	//
+	// Every row says what holds of one ID and audience whatever was there
+	// before, and no two chunks that are under way speak of the same ID and
+	// audience: a chunk may arrive twice, and chunks in any order.
+	Send(ctx context.Context, d *Destination, c *Chunk) error
 }
+
+// Chunk is what is sent at once.
+type Chunk struct {
+	// Name is the file's with the chunk's number, Key an idempotency key of 32
+	// hex digits: the same for the same bytes of the same delivery.
+	Name, Key string
+	Kind      Kind
+	MediaType string
+	Rows      uint64
+	// Index counts the chunks of a delivery from 0 to Of-1.
+	Index, Of int
+	Created   taxonomy.Millis
+	// Body is read from its start, as often as needed, until Send returns.
+	Body   *io.SectionReader
+	SHA256 [32]byte
+	// Judge reads a receiver's answer, if the format knows its answers; else
+	// nil, and the transport goes by the status alone.
+	Judge func(status int, answer []byte) (Verdict, error)
+}
+
+// Verdict is what an accepted chunk's answer says of single rows.
+type Verdict struct {
+	// Rejected is how many rows the receiver did not take, by its own words.
+	Rejected map[string]int
+}
+
+// Checker may be implemented by a format that needs something said of a
+// destination: its account, mostly. Faults are taxonomy.FieldErrors, joined.
+type Checker interface {
+	Check(*Destination) error
+}
+
+// Judge may be implemented by a format whose receiver answers more than a
+// status. An error is one that Transport.Send may return.
+type Judge interface {
+	Judge(status int, answer []byte) (Verdict, error)
+}
+
+// Headers may be implemented by a format whose receiver wants more than a media
+// type at the head of a request: signatures, mostly. secret is the content of
+// the destination's credentials file.
+type Headers interface {
+	Headers(c *Chunk, body []byte, secret string, now taxonomy.Millis) (map[string]string, error)
+}
+
+// ErrRefused is in errors that mean that a receiver will never take a chunk.
+var ErrRefused = errors.New("refused")
+
+// Later is an error with the receiver's wish when to be asked again.
+type Later struct {
+	After time.Duration // from now
+	Err   error
+}
+
+func (l *Later) Error() string { return fmt.Sprintf("%v; again after %s", l.Err, l.After) }
+
+// Unwrap returns the error itself.
+func (l *Later) Unwrap() error { return l.Err }
 
 // TransportFacts is what a way of sending does to the planner's work.
 type TransportFacts struct {
-	// FullReplaces: a full ends everything that the receiver held before, so
-	// nothing needs to be removed first.
-	FullReplaces bool
 	// Served: files stay with us and are fetched, so they must be kept, listed
-	// and withdrawn.
+	// and withdrawn, and a full ends everything that the receiver held before.
+	// Without it chunks are pushed, and a full says everything once more, also
+	// what was taken away since the last.
 	Served bool
 }
 

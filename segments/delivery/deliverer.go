@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
@@ -28,7 +29,10 @@ type Options struct {
 	Formats    map[string]Format
 	Transports map[string]Transport
 	Now        func() taxonomy.Millis
-	Rand       io.Reader // safe for concurrent use
+	// After is a timer, by which pushes keep to a destination's rate. Nil: a
+	// destination with a rate is refused.
+	After func(time.Duration) <-chan time.Time
+	Rand  io.Reader // safe for concurrent use
 }
 
 // Deliverer makes deliveries, serves what they left, and takes out who must be
@@ -37,7 +41,9 @@ type Options struct {
 type Deliverer struct {
 	o  Options
 	mu sync.Mutex
-	at map[taxonomy.DestinationID]*sync.Mutex
+	// at makes one change of a destination's head at a time, run one delivery:
+	// a push may take long, and an erasure must not wait for it.
+	at, run map[taxonomy.DestinationID]*sync.Mutex
 }
 
 // New returns a deliverer over o. It starts nothing.
@@ -48,17 +54,19 @@ func New(o Options) (*Deliverer, error) {
 	case o.Pseudonym == nil || o.View == nil || o.Now == nil || o.Rand == nil:
 		return nil, errors.New("new deliverer: needs Pseudonym, View, Now and Rand")
 	}
-	return &Deliverer{o: o, at: map[taxonomy.DestinationID]*sync.Mutex{}}, nil
+	return &Deliverer{o: o, at: map[taxonomy.DestinationID]*sync.Mutex{}, run: map[taxonomy.DestinationID]*sync.Mutex{}}, nil
 }
 
 // lock makes this process work on a destination once at a time, so that it does
 // not race itself; other nodes meet at the head.
-func (d *Deliverer) lock(dest taxonomy.DestinationID) (unlock func()) {
+func (d *Deliverer) lock(dest taxonomy.DestinationID) (unlock func()) { return d.lockIn(d.at, dest) }
+
+func (d *Deliverer) lockIn(in map[taxonomy.DestinationID]*sync.Mutex, dest taxonomy.DestinationID) (unlock func()) {
 	d.mu.Lock()
-	m := d.at[dest]
+	m := in[dest]
 	if m == nil {
 		m = new(sync.Mutex)
-		d.at[dest] = m
+		in[dest] = m
 	}
 	d.mu.Unlock()
 	m.Lock()
@@ -89,8 +97,17 @@ func (d *Deliverer) Check(dest *Destination) error {
 	t := d.o.Transports[d2.Transport]
 	if t == nil {
 		errs = append(errs, taxonomy.Invalid("transport", "there is no transport %q", d2.Transport))
-	} else if f := t.Facts(); !f.FullReplaces || !f.Served {
-		errs = append(errs, taxonomy.Invalid("transport", "%q pushes, which this program cannot do yet", d2.Transport))
+	} else {
+		errs = append(errs, t.Check(&d2))
+	}
+	if c, ok := d.o.Formats[d2.Format].(Checker); ok {
+		errs = append(errs, c.Check(&d2))
+	}
+	if t != nil && !t.Facts().Served && d.o.Formats[d2.Format] != nil && !d.o.Formats[d2.Format].Facts().Removes {
+		errs = append(errs, taxonomy.Invalid("format", "%q cannot say that someone leaves, so it cannot be pushed", d2.Format))
+	}
+	if d2.Push.PerMinute > 0 && d.o.After == nil {
+		errs = append(errs, taxonomy.Invalid("push.per_minute", "this program has no timer to keep to a rate"))
 	}
 	return errors.Join(errs...)
 }

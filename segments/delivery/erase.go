@@ -73,7 +73,14 @@ func (d *Deliverer) erase(ctx context.Context, visitors []taxonomy.VisitorKey, w
 	var errs []error
 	for _, dest := range ids {
 		err := d.change(ctx, dest, func(h *head, l *Ledger) (bool, bool, error) {
-			moved := false
+			// What is under way and not sent yet must not be: whoever is in it
+			// would come back by it.
+			moved, err := d.withdrawPending(ctx, dest, h, l, func(s int, m *roaring.Bitmap) bool {
+				return s < len(who) && m.Intersects(who[s])
+			})
+			if err != nil {
+				return false, false, err
+			}
 			for _, n := range list {
 				id := ""
 				if h.IDs == ByPseudonym {
@@ -173,6 +180,9 @@ func (d *Deliverer) Oldest(ctx context.Context) (least taxonomy.Day, any bool, e
 				see(f.Oldest)
 			}
 		}
+		if h.Pending != nil {
+			see(h.Pending.Oldest)
+		}
 		l, err := d.readLedger(ctx, dest, h)
 		if err != nil {
 			return 0, false, fmt.Errorf("oldest of deliveries to %s: %w", dest, err)
@@ -208,6 +218,12 @@ func (d *Deliverer) ExpireBefore(ctx context.Context, before taxonomy.Day) error
 		err := d.change(ctx, dest, func(h *head, l *Ledger) (bool, bool, error) {
 			// A copy that ends on day e is of behaviour on day e-90.
 			pruned := l.prune(before + taxonomy.RetentionDays - 1)
+			stopped, err := d.withdrawPending(ctx, dest, h, l, func(s int, m *roaring.Bitmap) bool {
+				return s >= len(may) || roaring.AndNot(m, may[s]).GetCardinality() > 0
+			})
+			if err != nil {
+				return false, false, err
+			}
 			over := false
 			for i := len(h.Files) - 1; i >= 0; i-- {
 				if d.o.Now() >= h.Files[i].Expires {
@@ -219,7 +235,7 @@ func (d *Deliverer) ExpireBefore(ctx context.Context, before taxonomy.Day) error
 			no, err := d.withdrawHolding(ctx, dest, h, func(s int, m *roaring.Bitmap) bool {
 				return s >= len(may) || roaring.AndNot(m, may[s]).GetCardinality() > 0
 			})
-			return pruned, over || no, err
+			return pruned || stopped, over || no, err
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("expire deliveries to %s: %w", dest, err))

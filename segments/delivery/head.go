@@ -57,6 +57,18 @@ type head struct {
 	Files      []File          `json:"files"` // one full and the deltas since, or the last of them
 	Runs       []Delivery      `json:"runs"`  // the newest last
 
+	// What follows is of destinations that are pushed to.
+
+	Transport string `json:"transport,omitempty"`
+	// FullAt is when the last full was begun.
+	FullAt  taxonomy.Millis `json:"full_at,omitempty"`
+	Pending *pending        `json:"pending,omitempty"`
+	// Owes: something of the last delivery was not acknowledged, so the same
+	// generation is looked at again.
+	Owes    bool     `json:"owes,omitempty"`
+	Retry   retry    `json:"retry"`
+	Letters []Letter `json:"letters,omitempty"` // the newest last
+
 	version uint64
 }
 
@@ -175,6 +187,9 @@ func (d *Deliverer) clean(ctx context.Context, dest taxonomy.DestinationID, h *h
 	keep := map[string]bool{h.Ledger: true}
 	for _, f := range h.Files {
 		keep[f.Name], keep[f.Members] = true, true
+	}
+	if p := h.Pending; p != nil {
+		keep[p.File], keep[p.Index], keep[p.Members] = true, true, true
 	}
 	var old []string
 	for _, b := range blobs {

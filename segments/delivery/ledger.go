@@ -123,24 +123,42 @@ type Removal struct {
 	// removal is found when the eraser comes for its files.
 	Shard   int
 	Ordinal uint32
+	// Forgotten: the eraser left it. It is kept until it is acknowledged, and
+	// said once more with the next full; others with every full (Ledger.Said).
+	Forgotten bool
+	// Again: it was acknowledged before, and is said once more.
+	Again bool
 }
 
-// Ledger is what the partner of one destination holds of us: the acknowledged
-// rows, and what it still has to be told.
+// Ledger is what the partner of one destination holds of us, as far as we know,
+// and what it still has to be told. A visitor stands in Held or Maybe of an
+// audience, never in both.
 type Ledger struct {
-	// Held is, for each audience, the rows that the partner has.
+	// Held is, for each audience, the rows that the partner surely has.
 	Held map[taxonomy.AudienceID]Held
+	// Maybe is what it may have, with the latest day on which such a copy ends:
+	// rows that are under way, and rows whose answer never came. They are
+	// removed if they must go, and sent again if they must be there. It is
+	// empty for destinations that pull.
+	Maybe map[taxonomy.AudienceID]Held
 	// IDs is, for each shard, the ID under which a visitor's rows were sent. It
 	// is kept for destinations by match only (nil otherwise): a match changes
 	// and lapses, and then only we know the old ID. A pseudonym can always be
 	// made again from the visitor key.
 	IDs []map[uint32]string
-	// Outbox is what the eraser left: in order of audience, then ID.
+	// Outbox is what has to be taken away, and not acknowledged: what the eraser
+	// left, and removals that are under way. In order of audience, then ID.
 	Outbox []Removal
+	// Said is what was taken away and acknowledged, while a copy could still be
+	// there: fulls say it once more, in case the partner lost it, or took
+	// something that was late after it. In the same order.
+	Said []Removal
 }
 
 // NewLedger returns that of a partner who holds nothing.
-func NewLedger() *Ledger { return &Ledger{Held: map[taxonomy.AudienceID]Held{}} }
+func NewLedger() *Ledger {
+	return &Ledger{Held: map[taxonomy.AudienceID]Held{}, Maybe: map[taxonomy.AudienceID]Held{}}
+}
 
 // Forget moves what is held of a visitor into the outbox, under the ID by which
 // the partner knows it, and keeps nothing else of it. An ID that was kept here
@@ -154,54 +172,180 @@ func (l *Ledger) Forget(shard int, ordinal uint32, id string, today taxonomy.Day
 		}
 	}
 	found := false
-	for a, h := range l.Held {
-		d, ok := h.day(shard, ordinal)
-		if !ok {
-			continue
+	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
+		for a, h := range rows {
+			d, ok := h.day(shard, ordinal)
+			if !ok {
+				continue
+			}
+			found = true
+			if d > today && id != "" {
+				l.Outbox = append(l.Outbox, Removal{Audience: a, ID: id, Until: d, Shard: shard, Ordinal: ordinal, Forgotten: true})
+			}
+			h.remove(shard, who)
 		}
-		found = true
-		if d > today && id != "" {
-			l.Outbox = append(l.Outbox, Removal{a, id, d, shard, ordinal})
-		}
-		h.remove(shard, who)
 	}
-	l.sortOutbox()
+	for _, rs := range [][]Removal{l.Outbox, l.Said} {
+		for i := range rs {
+			if r := &rs[i]; r.Shard == shard && r.Ordinal == ordinal && !r.Forgotten {
+				r.Forgotten, found = true, true
+			}
+		}
+	}
+	l.Outbox = ordered(l.Outbox)
 	return found
 }
 
-func (l *Ledger) sortOutbox() {
-	slices.SortFunc(l.Outbox, compareRemovals)
-	l.Outbox = slices.CompactFunc(l.Outbox, func(a, b Removal) bool { return a.Audience == b.Audience && a.ID == b.ID })
+// ordered puts removals in order; of two of one ID and audience it keeps one
+// that ends last and is forgotten if either is.
+func ordered(rs []Removal) []Removal {
+	slices.SortStableFunc(rs, compareRemovals)
+	out := rs[:0]
+	for _, r := range rs {
+		if n := len(out); n > 0 && compareRemovals(out[n-1], r) == 0 {
+			out[n-1].Until = max(out[n-1].Until, r.Until)
+			out[n-1].Forgotten = out[n-1].Forgotten || r.Forgotten
+			out[n-1].Again = out[n-1].Again && r.Again
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// retire takes away everything that is held, under the IDs by which it was
+// sent: the partner's IDs are about to change. Who has no name any more stays
+// until its copy ends.
+func (l *Ledger) retire(name func(int, uint32) (string, bool), today taxonomy.Day) {
+	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
+		for a, h := range rows {
+			for s, days := range h {
+				for d, b := range days {
+					for it := b.Iterator(); it.HasNext() && d > today; {
+						o := it.Next()
+						id, ok := "", false
+						if l.IDs != nil {
+							if s < len(l.IDs) {
+								id, ok = l.IDs[s][o]
+							}
+						} else {
+							id, ok = name(s, o)
+						}
+						if ok {
+							l.Outbox = append(l.Outbox, Removal{Audience: a, ID: id, Until: d, Shard: s, Ordinal: o})
+						}
+					}
+				}
+			}
+		}
+	}
+	l.Outbox = ordered(l.Outbox)
+	l.Held, l.Maybe, l.IDs = map[taxonomy.AudienceID]Held{}, map[taxonomy.AudienceID]Held{}, nil
+}
+
+// settle takes in what one chunk says, once it is acknowledged: what it adds is
+// held, what it takes away is no longer owed. Whoever has been forgotten in the
+// meantime is no longer in Maybe, and stays out.
+func (l *Ledger) settle(c *Ledger, today taxonomy.Day) {
+	for a, h := range c.Held {
+		maybe := l.Maybe[a]
+		for s, days := range h {
+			if s >= len(maybe) {
+				continue
+			}
+			for d, b := range days {
+				still := roaring.New()
+				for _, m := range maybe[s] {
+					still.Or(m)
+				}
+				still.And(b)
+				maybe.remove(s, b)
+				if l.Held[a] == nil {
+					l.Held[a] = NewHeld(len(maybe))
+				}
+				l.Held[a].or(s, d, still)
+			}
+		}
+	}
+	if len(c.Outbox) == 0 {
+		return
+	}
+	type row struct {
+		a  taxonomy.AudienceID
+		id string
+	}
+	told := make(map[row]bool, len(c.Outbox))
+	for _, r := range c.Outbox {
+		told[row{r.Audience, r.ID}] = true
+	}
+	l.Outbox = slices.DeleteFunc(l.Outbox, func(r Removal) bool {
+		if !told[row{r.Audience, r.ID}] {
+			return false
+		}
+		if r.Until > today && !(r.Forgotten && r.Again) {
+			r.Again = false
+			l.Said = append(l.Said, r)
+		}
+		return true
+	})
+	l.Said = ordered(l.Said)
+}
+
+// refuse takes in a chunk that the partner surely has not taken: what it would
+// have added, and was not there before, is not there. Renewals stay in Maybe,
+// and removals in the outbox.
+func (l *Ledger) refuse(c *Ledger) {
+	for a, h := range c.Held {
+		before := c.Maybe[a]
+		for s, days := range h {
+			for _, b := range days {
+				b = b.Clone()
+				if s < len(before) {
+					for _, m := range before[s] {
+						b.AndNot(m)
+					}
+				}
+				if m := l.Maybe[a]; m != nil {
+					m.remove(s, b)
+				}
+			}
+		}
+	}
 }
 
 // prune drops what has ended for the partner by the start of today.
 func (l *Ledger) prune(today taxonomy.Day) (changed bool) {
-	for a, h := range l.Held {
-		for _, s := range h {
-			for d := range s {
-				if d <= today {
-					delete(s, d)
-					changed = true
+	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
+		for a, h := range rows {
+			for _, s := range h {
+				for d := range s {
+					if d <= today {
+						delete(s, d)
+						changed = true
+					}
 				}
 			}
-		}
-		if h.Count() == 0 {
-			delete(l.Held, a)
+			if h.Count() == 0 {
+				delete(rows, a)
+			}
 		}
 	}
-	n := len(l.Outbox)
-	l.Outbox = slices.DeleteFunc(l.Outbox, func(r Removal) bool { return r.Until <= today })
-	return l.keepIDs() || changed || n != len(l.Outbox)
+	n := len(l.Outbox) + len(l.Said)
+	over := func(r Removal) bool { return r.Until <= today }
+	l.Outbox, l.Said = slices.DeleteFunc(l.Outbox, over), slices.DeleteFunc(l.Said, over)
+	return l.keepIDs() || changed || n != len(l.Outbox)+len(l.Said)
 }
 
 // keepIDs drops the IDs of visitors of whom nothing is held.
 func (l *Ledger) keepIDs() (changed bool) {
 	for s, ids := range l.IDs {
 		held := roaring.New()
-		for _, h := range l.Held {
-			if s < len(h) {
-				for _, b := range h[s] {
-					held.Or(b)
+		for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
+			for _, h := range rows {
+				if s < len(h) {
+					for _, b := range h[s] {
+						held.Or(b)
+					}
 				}
 			}
 		}
@@ -223,13 +367,17 @@ func (l *Ledger) oldest() (least taxonomy.Day, ok bool) {
 			least, ok = d, true
 		}
 	}
-	for _, h := range l.Held {
-		for _, d := range h.days() {
-			see(d)
+	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
+		for _, h := range rows {
+			for _, d := range h.days() {
+				see(d)
+			}
 		}
 	}
-	for _, r := range l.Outbox {
-		see(r.Until)
+	for _, rs := range [][]Removal{l.Outbox, l.Said} {
+		for _, r := range rs {
+			see(r.Until)
+		}
 	}
 	return least, ok
 }

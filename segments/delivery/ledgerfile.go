@@ -24,6 +24,14 @@ import (
 //	1 if it has IDs, and then for each shard: number, and for each: ordinal less the one before · ID
 //	number of removals, and for each: audience · ID · day · shard · ordinal
 //
+// and, in version 2 only, which is written if there is anything of it,
+//
+//	rows that may be held: number of audiences, and for each: ID · rows
+//	removals that were acknowledged, as above
+//	which removals of the outbox are of the forgotten, which of them are said
+//	again, and which of the acknowledged are of the forgotten: for each length
+//	and roaring's portable format
+//
 // The body of a file's members: shards, and for each: length · roaring's
 // portable format. A string is a length and its bytes.
 const (
@@ -31,6 +39,8 @@ const (
 	membersMagic = "EBBDMEMB"
 	headMagic    = "EBBDHEAD"
 	sealVersion  = 1
+	// ledgerVersion is that of a ledger of a destination that pushes.
+	ledgerVersion = 2
 
 	maxShards = 1 << 12
 	maxName   = 1 << 10
@@ -38,48 +48,40 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func seal(magic string, body []byte) []byte {
+func seal(magic string, body []byte) []byte { return sealAs(magic, sealVersion, body) }
+
+func sealAs(magic string, version byte, body []byte) []byte {
 	b := make([]byte, 0, len(magic)+1+len(body)+4)
-	b = append(append(b, magic...), sealVersion)
+	b = append(append(b, magic...), version)
 	b = append(b, body...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 func unseal(magic string, b []byte) ([]byte, error) {
+	_, body, err := unsealUpTo(magic, sealVersion, b)
+	return body, err
+}
+
+func unsealUpTo(magic string, newest byte, b []byte) (version byte, _ []byte, _ error) {
 	n := len(magic)
 	if len(b) < n+5 || string(b[:n]) != magic {
-		return nil, fmt.Errorf("no %s file: %w", magic, retention.ErrCorrupt)
+		return 0, nil, fmt.Errorf("no %s file: %w", magic, retention.ErrCorrupt)
 	}
 	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
 	if crc32.Checksum(body, castagnoli) != sum {
-		return nil, fmt.Errorf("%s file: checksum does not match: %w", magic, retention.ErrCorrupt)
+		return 0, nil, fmt.Errorf("%s file: checksum does not match: %w", magic, retention.ErrCorrupt)
 	}
-	if v := body[n]; v != sealVersion {
-		return nil, fmt.Errorf("%s file: version %d, this program reads %d: use the program that wrote it, or a newer one", magic, v, sealVersion)
+	if version = body[n]; version == 0 || version > newest {
+		return 0, nil, fmt.Errorf("%s file: version %d, this program reads up to %d: use the program that wrote it, or a newer one", magic, version, newest)
 	}
-	return body[n+1:], nil
+	return version, body[n+1:], nil
 }
 
-// AppendTo appends the ledger's body. Equal ledgers give equal bytes.
+// marshal returns the ledger's file. Equal ledgers give equal bytes.
 func (l *Ledger) marshal(shards int) ([]byte, error) {
-	b := binary.AppendUvarint(nil, uint64(shards))
-	b = binary.AppendUvarint(b, uint64(len(l.Held)))
-	var err error
-	for _, a := range slices.Sorted(maps.Keys(l.Held)) {
-		b = appendString(b, string(a))
-		for s := range shards {
-			var days map[taxonomy.Day]*roaring.Bitmap
-			if h := l.Held[a]; s < len(h) {
-				days = h[s]
-			}
-			b = binary.AppendUvarint(b, uint64(len(days)))
-			for _, d := range slices.Sorted(maps.Keys(days)) {
-				b = binary.AppendVarint(b, int64(d))
-				if b, err = appendBitmap(b, days[d]); err != nil {
-					return nil, fmt.Errorf("write ledger: audience %s: %w", a, err)
-				}
-			}
-		}
+	b, err := appendRows(binary.AppendUvarint(nil, uint64(shards)), l.Held, shards)
+	if err != nil {
+		return nil, fmt.Errorf("write ledger: %w", err)
 	}
 	if l.IDs == nil {
 		b = append(b, 0)
@@ -99,41 +101,79 @@ func (l *Ledger) marshal(shards int) ([]byte, error) {
 			}
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(l.Outbox)))
-	for _, r := range l.Outbox {
+	b = appendRemovals(b, l.Outbox)
+	flags := [3]*roaring.Bitmap{
+		flagged(l.Outbox, func(r *Removal) *bool { return &r.Forgotten }),
+		flagged(l.Outbox, func(r *Removal) *bool { return &r.Again }),
+		flagged(l.Said, func(r *Removal) *bool { return &r.Forgotten }),
+	}
+	if len(l.Maybe) == 0 && len(l.Said) == 0 && flags[0].IsEmpty() && flags[1].IsEmpty() {
+		return seal(ledgerMagic, b), nil
+	}
+	if b, err = appendRows(b, l.Maybe, shards); err != nil {
+		return nil, fmt.Errorf("write ledger: %w", err)
+	}
+	b = appendRemovals(b, l.Said)
+	for _, f := range flags {
+		if b, err = appendBitmap(b, f); err != nil {
+			return nil, fmt.Errorf("write ledger: %w", err)
+		}
+	}
+	return sealAs(ledgerMagic, ledgerVersion, b), nil
+}
+
+func flagged(rs []Removal, flag func(*Removal) *bool) *roaring.Bitmap {
+	b := roaring.New()
+	for i := range rs {
+		if *flag(&rs[i]) {
+			b.Add(uint32(i))
+		}
+	}
+	return b
+}
+
+func appendRows(b []byte, rows map[taxonomy.AudienceID]Held, shards int) (_ []byte, err error) {
+	b = binary.AppendUvarint(b, uint64(len(rows)))
+	for _, a := range slices.Sorted(maps.Keys(rows)) {
+		b = appendString(b, string(a))
+		for s := range shards {
+			var days map[taxonomy.Day]*roaring.Bitmap
+			if h := rows[a]; s < len(h) {
+				days = h[s]
+			}
+			b = binary.AppendUvarint(b, uint64(len(days)))
+			for _, d := range slices.Sorted(maps.Keys(days)) {
+				b = binary.AppendVarint(b, int64(d))
+				if b, err = appendBitmap(b, days[d]); err != nil {
+					return nil, fmt.Errorf("audience %s: %w", a, err)
+				}
+			}
+		}
+	}
+	return b, nil
+}
+
+func appendRemovals(b []byte, rs []Removal) []byte {
+	b = binary.AppendUvarint(b, uint64(len(rs)))
+	for _, r := range rs {
 		b = appendString(b, string(r.Audience))
 		b = appendString(b, r.ID)
 		b = binary.AppendVarint(b, int64(r.Until))
 		b = binary.AppendUvarint(b, uint64(r.Shard))
 		b = binary.AppendUvarint(b, uint64(r.Ordinal))
 	}
-	return seal(ledgerMagic, b), nil
+	return b
 }
 
 func unmarshalLedger(b []byte) (*Ledger, error) {
-	body, err := unseal(ledgerMagic, b)
+	version, body, err := unsealUpTo(ledgerMagic, ledgerVersion, b)
 	if err != nil {
 		return nil, err
 	}
 	r := reader{b: body}
 	shards := int(r.uvarint(maxShards))
 	l := NewLedger()
-	for range r.uvarint(uint64(len(body))) {
-		a, h := taxonomy.AudienceID(r.string()), NewHeld(shards)
-		for s := range shards {
-			for range r.uvarint(uint64(len(r.b))) {
-				d := taxonomy.Day(r.varint())
-				h[s][d] = r.bitmap()
-				if r.err != nil {
-					return nil, r.err
-				}
-			}
-		}
-		l.Held[a] = h
-		if r.err != nil {
-			return nil, r.err
-		}
-	}
+	r.rows(l.Held, shards)
 	if r.uvarint(1) == 1 {
 		l.IDs = make([]map[uint32]string, shards)
 		for s := range shards {
@@ -148,18 +188,63 @@ func unmarshalLedger(b []byte) (*Ledger, error) {
 			}
 		}
 	}
-	for range r.uvarint(uint64(len(r.b))) {
-		m := Removal{Audience: taxonomy.AudienceID(r.string()), ID: r.string(), Until: taxonomy.Day(r.varint())}
-		m.Shard, m.Ordinal = int(r.uvarint(maxShards)), uint32(r.uvarint(1<<32-1))
-		if r.err != nil {
-			return nil, r.err
-		}
-		l.Outbox = append(l.Outbox, m)
+	l.Outbox = r.removals()
+	if version >= ledgerVersion {
+		r.rows(l.Maybe, shards)
+		l.Said = r.removals()
+		r.flags(l.Outbox, func(r *Removal) *bool { return &r.Forgotten })
+		r.flags(l.Outbox, func(r *Removal) *bool { return &r.Again })
+		r.flags(l.Said, func(r *Removal) *bool { return &r.Forgotten })
 	}
 	if r.err == nil && len(r.b) != 0 {
 		r.fail("bytes behind its end")
 	}
-	return l, r.err
+	if r.err != nil {
+		return nil, r.err
+	}
+	return l, nil
+}
+
+func (r *reader) rows(rows map[taxonomy.AudienceID]Held, shards int) {
+	for range r.uvarint(uint64(len(r.b))) {
+		a, h := taxonomy.AudienceID(r.string()), NewHeld(shards)
+		for s := range shards {
+			for range r.uvarint(uint64(len(r.b))) {
+				d := taxonomy.Day(r.varint())
+				h[s][d] = r.bitmap()
+				if r.err != nil {
+					return
+				}
+			}
+		}
+		if r.err != nil {
+			return
+		}
+		rows[a] = h
+	}
+}
+
+func (r *reader) flags(rs []Removal, flag func(*Removal) *bool) {
+	for it := r.bitmap().Iterator(); it.HasNext(); {
+		i := it.Next()
+		if uint64(i) >= uint64(len(rs)) {
+			r.fail("a flag of a removal that is not there")
+			return
+		}
+		*flag(&rs[i]) = true
+	}
+}
+
+func (r *reader) removals() (rs []Removal) {
+	for range r.uvarint(uint64(len(r.b))) {
+		m := Removal{Audience: taxonomy.AudienceID(r.string()), ID: r.string(), Until: taxonomy.Day(r.varint())}
+		m.Shard, m.Ordinal = int(r.uvarint(maxShards)), uint32(r.uvarint(1<<32-1))
+		if r.err != nil {
+			return nil
+		}
+		rs = append(rs, m)
+	}
+	return rs
 }
 
 // marshalMembers writes whose rows a file holds.

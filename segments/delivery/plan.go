@@ -21,8 +21,11 @@ type Input struct {
 	// Today is the day of the delivery; it never goes back between plans.
 	Today  taxonomy.Day
 	Shards int
-	// Full: say everything anew. The partner drops what it held.
+	// Full: say everything anew. The partner drops what it held; if it is pushed
+	// to, it does not, so that all removals since the last full are said too.
 	Full bool
+	// Push: what is said may or may not arrive.
+	Push bool
 	// Floor: an audience with fewer targets is delivered empty.
 	Floor uint64
 	// Target is, for each audience of the destination, who must be held and
@@ -46,6 +49,9 @@ type Effects struct {
 	// Owed is how many rows must go whose visitor is gone and whose ID only the
 	// eraser can still tell: they stay held until it has (Ledger.Forget).
 	Owed uint64
+	// ends is the latest day on which a copy may end that a row of Adds is to
+	// replace, where that is of another visitor or another life.
+	ends map[taxonomy.AudienceID]map[at]taxonomy.Day
 	// Floored are the audiences that were delivered empty for being too small.
 	Floored []taxonomy.AudienceID
 }
@@ -68,14 +74,14 @@ func (e *Effects) added() (n uint64) {
 // that the order of rows has no meaning.
 func Plan(l *Ledger, in *Input) (next *Ledger, e Effects) {
 	p := planner{in: in, was: l, next: NewLedger(), target: maps.Clone(in.Target)}
-	p.e = Effects{Full: in.Full, Adds: map[taxonomy.AudienceID]Held{}}
+	p.e = Effects{Full: in.Full, Adds: map[taxonomy.AudienceID]Held{}, ends: map[taxonomy.AudienceID]map[at]taxonomy.Day{}}
 	for _, a := range slices.Sorted(maps.Keys(p.target)) {
 		if n := p.target[a].Count(); n < in.Floor && n > 0 {
 			p.e.Floored = append(p.e.Floored, a)
 			delete(p.target, a)
 		}
 	}
-	if in.Full {
+	if in.Full && !in.Push {
 		p.full()
 	} else {
 		p.delta()
@@ -129,12 +135,13 @@ func (p *planner) delta() {
 	// An outbox row whose ID is a target's again must not take that row away:
 	// the row is sent once more instead.
 	again := map[taxonomy.AudienceID][]at{}
-	for _, r := range p.was.Outbox {
+	for _, r := range p.owed() {
 		if r.Until <= p.in.Today {
 			continue
 		}
 		if o, ok := p.owner[r.ID]; ok && p.targets(r.Audience, o) {
 			again[r.Audience] = append(again[r.Audience], o)
+			p.ends1(r.Audience, o, r.Until)
 			continue
 		}
 		p.e.Removes = append(p.e.Removes, r)
@@ -143,11 +150,14 @@ func (p *planner) delta() {
 	for a := range p.was.Held {
 		all[a] = true
 	}
+	for a := range p.was.Maybe {
+		all[a] = true
+	}
 	for a := range p.target {
 		all[a] = true
 	}
 	for _, a := range slices.Sorted(maps.Keys(all)) {
-		adds, next := NewHeld(p.in.Shards), NewHeld(p.in.Shards)
+		adds, next, maybe := NewHeld(p.in.Shards), NewHeld(p.in.Shards), NewHeld(p.in.Shards)
 		for s := range p.in.Shards {
 			force := roaring.New()
 			for _, o := range again[a] {
@@ -155,7 +165,7 @@ func (p *planner) delta() {
 					force.Add(o.ordinal)
 				}
 			}
-			p.shard(a, s, force, adds, next)
+			p.shard(a, s, force, adds, next, maybe)
 		}
 		if adds.Count() > 0 {
 			p.e.Adds[a] = adds
@@ -163,43 +173,101 @@ func (p *planner) delta() {
 		if next.Count() > 0 {
 			p.next.Held[a] = next
 		}
+		if maybe.Count() > 0 {
+			p.next.Maybe[a] = maybe
+		}
 	}
 	p.returned()
-	slices.SortFunc(p.e.Removes, compareRemovals)
-	p.e.Removes = slices.CompactFunc(p.e.Removes, func(a, b Removal) bool { return a.Audience == b.Audience && a.ID == b.ID })
+	p.e.Removes = ordered(p.e.Removes)
+	if !p.in.Full {
+		// What was acknowledged stays to be said with the next full, unless the
+		// row is being added.
+		p.next.Said = p.kept(p.was.Said)
+	}
 }
 
-// returned drops outbox rows of visitors by pseudonym who were erased, have been
-// let in again by an authenticated opt-in, and are being added: under another
-// ordinal, but the same key and so the same pseudonym.
+// owed is what has to be taken away whatever is held.
+func (p *planner) owed() []Removal {
+	if !p.in.Full || len(p.was.Said) == 0 {
+		return p.was.Outbox
+	}
+	said := slices.Clone(p.was.Said)
+	for i := range said {
+		said[i].Again = true
+	}
+	return ordered(slices.Concat(p.was.Outbox, said))
+}
+
+// kept drops removals whose row is a target's now.
+func (p *planner) kept(rs []Removal) (kept []Removal) {
+	back := p.back(rs)
+	for _, r := range rs {
+		if o, ok := p.owner[r.ID]; r.Until <= p.in.Today || ok && p.targets(r.Audience, o) || back[row{r.Audience, r.ID}] != nil {
+			continue
+		}
+		kept = append(kept, r)
+	}
+	return kept
+}
+
+type row struct {
+	audience taxonomy.AudienceID
+	id       string
+}
+
+// ends1 notes that a row to be added stands for a copy that may end on a day.
+func (p *planner) ends1(a taxonomy.AudienceID, o at, end taxonomy.Day) {
+	if p.e.ends[a] == nil {
+		p.e.ends[a] = map[at]taxonomy.Day{}
+	}
+	p.e.ends[a][o] = max(p.e.ends[a][o], end)
+}
+
+// returned drops removals of visitors by pseudonym who are being added: those
+// who were erased and have been let in again by an authenticated opt-in, under
+// another ordinal, but the same key and so the same pseudonym; and those whose
+// removal was never acknowledged, and who must be there after all.
 func (p *planner) returned() {
-	if p.in.IDs != nil || len(p.e.Removes) == 0 || len(p.was.Outbox) == 0 {
+	owed := p.owed()
+	if p.in.IDs != nil || len(p.e.Removes) == 0 || len(owed) == 0 {
 		return
 	}
-	type row struct {
-		a  taxonomy.AudienceID
-		id string
+	back := p.back(owed)
+	p.e.Removes = slices.DeleteFunc(p.e.Removes, func(r Removal) bool {
+		o := back[row{r.Audience, r.ID}]
+		if o != nil {
+			p.ends1(r.Audience, *o, r.Until)
+		}
+		return o != nil
+	})
+}
+
+// back finds, by pseudonym, whose removals are of rows that are being added.
+func (p *planner) back(rs []Removal) map[row]*at {
+	if p.in.IDs != nil || len(rs) == 0 {
+		return nil
 	}
 	out := map[row]bool{}
-	for _, r := range p.was.Outbox {
+	for _, r := range rs {
 		out[row{r.Audience, r.ID}] = true
 	}
-	back := map[row]bool{}
-	for i, r := range p.was.Outbox {
-		if i > 0 && p.was.Outbox[i-1].Audience == r.Audience {
-			continue // the outbox is in order of audience
+	back := map[row]*at{}
+	for i, r := range rs {
+		if i > 0 && rs[i-1].Audience == r.Audience {
+			continue // they are in order of audience
 		}
 		for s, days := range p.e.Adds[r.Audience] {
 			for _, b := range days {
 				for it := b.Iterator(); it.HasNext(); {
-					if id, ok := p.in.Name(s, it.Next()); ok && out[row{r.Audience, id}] {
-						back[row{r.Audience, id}] = true
+					o := it.Next()
+					if id, ok := p.in.Name(s, o); ok && out[row{r.Audience, id}] {
+						back[row{r.Audience, id}] = &at{s, o}
 					}
 				}
 			}
 		}
 	}
-	p.e.Removes = slices.DeleteFunc(p.e.Removes, func(r Removal) bool { return back[row{r.Audience, r.ID}] })
+	return back
 }
 
 // matches finds whose ID changed since it was sent, and whose each ID is now.
@@ -223,11 +291,14 @@ func (p *planner) matches() {
 }
 
 // shard compares one audience in one shard.
-func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, adds, next Held) {
+func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, adds, next, maybe Held) {
 	today := p.in.Today
-	var was, target map[taxonomy.Day]*roaring.Bitmap
+	var was, perhaps, target map[taxonomy.Day]*roaring.Bitmap
 	if h := p.was.Held[a]; s < len(h) {
 		was = h[s]
+	}
+	if h := p.was.Maybe[a]; s < len(h) {
+		perhaps = h[s]
 	}
 	if h := p.target[a]; s < len(h) {
 		target = h[s]
@@ -235,6 +306,16 @@ func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, add
 	must := roaring.New()
 	for _, b := range target {
 		must.Or(b)
+	}
+	// leave removes who must go, and whose ID is another now.
+	leave := func(end taxonomy.Day, b *roaring.Bitmap, owed Held) {
+		out := b.Clone()
+		if p.changed != nil {
+			out.AndNot(roaring.AndNot(must, p.changed[s]))
+		} else {
+			out.AndNot(must)
+		}
+		p.remove(a, s, end, out, owed)
 	}
 	stay := roaring.New()
 	for end, b := range was {
@@ -248,7 +329,7 @@ func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, add
 		if end == today+1 {
 			last = end
 		}
-		for d := end; d <= last; d++ {
+		for d := end; d <= last && !p.in.Full; d++ {
 			if t := target[d]; t != nil {
 				ok.Or(t)
 			}
@@ -260,15 +341,13 @@ func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, add
 		}
 		next.or(s, end, ok)
 		stay.Or(ok)
-
-		out := b.Clone()
-		if p.changed != nil {
-			keep := roaring.AndNot(must, p.changed[s])
-			out.AndNot(keep)
-		} else {
-			out.AndNot(must)
+		leave(end, b, next)
+	}
+	// What the partner may have goes as if it had it, and comes as if it had not.
+	for end, b := range perhaps {
+		if end > today {
+			leave(end, b, maybe)
 		}
-		p.remove(a, s, end, out, next)
 	}
 	for d, b := range target {
 		add := roaring.AndNot(b, stay)
@@ -297,10 +376,74 @@ func (p *planner) remove(a taxonomy.AudienceID, s int, end taxonomy.Day, out *ro
 		// The ID has gone over to another target, whose own row is being added:
 		// it is new there or its ID has changed.
 		if to, ok := p.owner[id]; ok && p.targets(a, to) {
+			p.ends1(a, to, end)
 			continue
 		}
-		p.e.Removes = append(p.e.Removes, Removal{a, id, end, s, o})
+		p.e.Removes = append(p.e.Removes, Removal{Audience: a, ID: id, Until: end, Shard: s, Ordinal: o})
 	}
+}
+
+// underWay returns the ledger while e is being said: nothing of it is
+// acknowledged, all of it may have arrived. next is what Plan returned, and is
+// left as it is.
+func (l *Ledger) underWay(next *Ledger, e *Effects, shards int) *Ledger {
+	way := NewLedger()
+	way.IDs, way.Outbox, way.Said = next.IDs, e.Removes, next.Said
+	for a, h := range next.Held {
+		way.Held[a] = NewHeld(shards)
+		for s, days := range h {
+			for d, b := range days {
+				way.Held[a].or(s, d, b)
+			}
+		}
+	}
+	for a, h := range next.Maybe {
+		way.Maybe[a] = NewHeld(shards)
+		for s, days := range h {
+			for d, b := range days {
+				way.Maybe[a].or(s, d, b)
+			}
+		}
+	}
+	for a, h := range e.Adds {
+		maybe := way.Maybe[a]
+		if maybe == nil {
+			maybe = NewHeld(shards)
+			way.Maybe[a] = maybe
+		}
+		for s, days := range h {
+			for d, b := range days {
+				way.Held[a].remove(s, b)
+				// The copy that the partner has may end later than the new one.
+				rest := b.Clone()
+				for _, was := range []Held{l.Held[a], l.Maybe[a]} {
+					if s >= len(was) {
+						continue
+					}
+					for end, w := range was[s] {
+						if later := roaring.And(rest, w); end > d && !later.IsEmpty() {
+							maybe.or(s, end, later)
+							rest.AndNot(later)
+						}
+					}
+				}
+				maybe.or(s, d, rest)
+			}
+		}
+		for o, end := range e.ends[a] {
+			d, ok := maybe.day(o.shard, o.ordinal)
+			if ok && end > d {
+				maybe.remove(o.shard, roaring.BitmapOf(o.ordinal))
+				maybe.Add(o.shard, o.ordinal, end)
+			}
+		}
+	}
+	for a, h := range way.Held {
+		if h.Count() == 0 {
+			delete(way.Held, a)
+		}
+	}
+	return way
 }
 
 func (p *planner) targets(a taxonomy.AudienceID, o at) bool {

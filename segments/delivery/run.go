@@ -21,6 +21,9 @@ const (
 	ResultDelta     = "delta"     // what changed was said
 	ResultSame      = "same"      // a new generation that changes nothing for this destination
 	ResultDelivered = "delivered" // this generation had been delivered before; nothing was done
+	// ResultWaiting: the receiver could not be reached or wants to be asked
+	// later; what it has not acknowledged is sent again (Delivery.Next).
+	ResultWaiting = "waiting"
 )
 
 // Delivery is one run of sending.
@@ -46,6 +49,15 @@ type Delivery struct {
 	// Owed is how many removals wait for the eraser (Effects.Owed).
 	Owed    uint64                `json:"owed,omitempty"`
 	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
+	// Of what is pushed: chunks in all, acknowledged, and refused for good; the
+	// rows that the receiver did not take although it took their chunk, by its
+	// own words; its last answer that was not yes, and when it is asked again.
+	Chunks       int             `json:"chunks,omitempty"`
+	Acknowledged int             `json:"acknowledged,omitempty"`
+	Refused      int             `json:"refused,omitempty"`
+	Rejected     map[string]int  `json:"rejected,omitempty"`
+	Fault        string          `json:"fault,omitempty"`
+	Next         taxonomy.Millis `json:"next,omitempty"`
 }
 
 // Run delivers a generation to a destination: it compares what the partner must
@@ -63,18 +75,23 @@ func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done
 	if err := errors.Join(dest.Validate(), d.Check(&dest)); err != nil {
 		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
 	}
-	defer d.lock(dest.ID)()
-	err = again(func() error {
-		done, err = d.run(ctx, &dest, &src)
-		return err
-	})
+	if d.o.Transports[dest.Transport].Facts().Served {
+		defer d.lock(dest.ID)()
+		err = again(func() error {
+			done, err = d.publish(ctx, &dest, &src)
+			return err
+		})
+	} else {
+		done, err = d.push(ctx, &dest, &src)
+	}
 	if err != nil {
 		return Delivery{}, fmt.Errorf("deliver generation %d to %s: %w", src.Generation.Number, dest.ID, err)
 	}
 	return done, nil
 }
 
-func (d *Deliverer) run(ctx context.Context, dest *Destination, src *Source) (Delivery, error) {
+// publish delivers to a partner who pulls.
+func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source) (Delivery, error) {
 	h, err := d.readHead(ctx, dest.ID)
 	if err != nil {
 		return Delivery{}, err
@@ -121,6 +138,7 @@ func (d *Deliverer) run(ctx context.Context, dest *Destination, src *Source) (De
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
 	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
 	nh.Audiences = infos(dest, src)
+	nh.Transport, nh.Pending, nh.Owes, nh.Retry, nh.Letters = "", nil, false, retry{}, nil
 	if e.Full {
 		nh.Files = nil
 	}
@@ -167,6 +185,8 @@ func fullDue(h *head, dest *Destination, src *Source, clock taxonomy.Millis) str
 		return "the format changed"
 	case h.Shards != src.View.Shards():
 		return "the number of shards changed"
+	case h.Transport != "":
+		return "the transport changed"
 	case len(h.Files) == 0 || h.Files[0].Kind != Full:
 		return "a file was withdrawn"
 	case len(h.Files) >= maxChain:
@@ -233,7 +253,7 @@ func (d *Deliverer) writeFile(ctx context.Context, dest *Destination, h *head, f
 		return f, err
 	}
 	w := rows{
-		encoder: format.New(FileInfo{dest.ID, dest.IDs, f.Kind, f.Generation, created}),
+		encoder: format.New(FileInfo{Destination: dest.ID, IDs: dest.IDs, Kind: f.Kind, Generation: f.Generation, Created: created, Account: dest.Account}),
 		e:       e, next: next, name: name, created: created,
 		members: make([]*roaring.Bitmap, h.Shards),
 		oldest:  created.Day(),
@@ -267,20 +287,7 @@ func (d *Deliverer) writeFile(ctx context.Context, dest *Destination, h *head, f
 	if _, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+f.Members, f.Expires, bytes.NewReader(members)); err != nil {
 		return f, fmt.Errorf("write members of a file: %w", err)
 	}
-	return f, d.send(ctx, dest, f)
-}
-
-// send hands a sealed file to the destination's transport.
-func (d *Deliverer) send(ctx context.Context, dest *Destination, f File) error {
-	body, err := d.o.Blobs.Open(ctx, folder(dest.ID)+"/"+f.Name)
-	if err != nil {
-		return fmt.Errorf("open file to send: %w", err)
-	}
-	defer body.Close()
-	if err := d.o.Transports[dest.Transport].Send(ctx, dest, f, body); err != nil {
-		return fmt.Errorf("send by %s: %w", dest.Transport, err)
-	}
-	return nil
+	return f, nil
 }
 
 // rows writes effects as runs, in order of audience, adds before removals, life

@@ -6,8 +6,8 @@ package pull
 import (
 	"context"
 
-	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // Transport is the pull transport. The zero value is ready.
@@ -15,12 +15,16 @@ type Transport struct{}
 
 var _ delivery.Transport = Transport{}
 
-// Facts: a full replaces what the partner held, and files are served.
-func (Transport) Facts() delivery.TransportFacts {
-	return delivery.TransportFacts{FullReplaces: true, Served: true}
-}
+// Facts: files are served, and a full replaces what the partner held.
+func (Transport) Facts() delivery.TransportFacts { return delivery.TransportFacts{Served: true} }
 
-// Send has nothing to do: the head that names the file publishes it.
-func (Transport) Send(context.Context, *delivery.Destination, delivery.File, retention.BlobReader) error {
+// Check: there is nowhere to send to.
+func (Transport) Check(d *delivery.Destination) error {
+	if d.URL != "" {
+		return taxonomy.Invalid("url", "is for transports that push; by pull the partner fetches")
+	}
 	return nil
 }
+
+// Send is not called: the head that names the file publishes it.
+func (Transport) Send(context.Context, *delivery.Destination, *delivery.Chunk) error { return nil }

@@ -1,0 +1,675 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+const (
+	// pendingLife is how long what a plan says may be sent. What is left then
+	// is planned anew: in the meantime people leave and withdraw consent, and
+	// lives that count from the receiver's clock would end later than ours.
+	pendingLife = 15 * taxonomy.Minute
+	// The wait after the first failure; it doubles up to the last.
+	firstWait = taxonomy.Minute
+	lastWait  = taxonomy.Hour
+	// longestWait is the most that a receiver may ask for.
+	longestWait = taxonomy.OneDay
+	keptLetters = 20
+)
+
+// pending is a delivery that is under way: its chunks are written, and the
+// ledger knows that all of them may arrive.
+type pending struct {
+	File    string          `json:"file"`    // blob: the chunks, one behind the other
+	Index   string          `json:"index"`   // blob: what each chunk says
+	Members string          `json:"members"` // blob: whom they speak of
+	Kind    Kind            `json:"kind"`
+	Created taxonomy.Millis `json:"created"`
+	Media   string          `json:"media"`
+	Oldest  taxonomy.Day    `json:"oldest"`
+	// Done, Refused and Doubtful have a bit for each chunk, the first lowest.
+	// Doubtful is one that may have been sent before, by whoever began with it:
+	// refused after that, it may have arrived all the same.
+	Done     []byte `json:"done"`
+	Refused  []byte `json:"refused"`
+	Doubtful []byte `json:"doubtful"`
+	// Sent is when the last wave of chunks was sent, Wave how many it had: by
+	// them a rate is kept also over a restart.
+	Sent taxonomy.Millis `json:"sent"`
+	Wave int             `json:"wave"`
+	Run  Delivery        `json:"run"`
+
+	fresh bool // planned just now: no chunk has been sent yet
+}
+
+func bit(b []byte, i int) bool { return i/8 < len(b) && b[i/8]&(1<<(i%8)) != 0 }
+func set(b []byte, i int)      { b[i/8] |= 1 << (i % 8) }
+
+// retry is the state of a destination that does not take what it is sent.
+type retry struct {
+	Attempts  int             `json:"attempts"`
+	NotBefore taxonomy.Millis `json:"not_before"`
+}
+
+func (r *retry) failed(now taxonomy.Millis, wish time.Duration) {
+	wait := firstWait << min(r.Attempts, 10)
+	wait = max(min(wait, lastWait), min(taxonomy.Millis(wish.Milliseconds()), longestWait))
+	r.Attempts++
+	r.NotBefore = now + wait
+}
+
+// Letter is a chunk that a receiver refused for good: a dead letter. Its rows
+// count as not taken, and are planned again, more and more rarely, until the
+// receiver takes them or Replay is called.
+type Letter struct {
+	At    taxonomy.Millis `json:"at"`
+	Name  string          `json:"name"`
+	Key   string          `json:"key"`
+	Rows  uint64          `json:"rows"`
+	Fault string          `json:"fault"`
+}
+
+// push delivers to a partner that is pushed to: it goes on with what is under
+// way, or plans anew.
+func (d *Deliverer) push(ctx context.Context, dest *Destination, src *Source) (done Delivery, err error) {
+	defer d.lockIn(d.run, dest.ID)()
+	// What was under way, then one plan: more only if another node meddles.
+	for range 2 * attempts {
+		var under *pending
+		err = d.locked(dest.ID, func() error {
+			done, under, err = d.next(ctx, dest, src)
+			return err
+		})
+		if errors.Is(err, retention.ErrConflict) {
+			continue
+		}
+		if err != nil || under == nil {
+			return done, err
+		}
+		over, err := d.sendPending(ctx, dest, under)
+		if err != nil {
+			return done, err
+		}
+		if !over {
+			continue // it was withdrawn: plan anew
+		}
+		done, err = d.finish(ctx, dest, under.File)
+		if errors.Is(err, errNoPending) {
+			continue
+		}
+		if g := src.Generation; err != nil || done.Next > 0 || done.Epoch == g.Epoch && done.Generation >= g.Number {
+			return done, err
+		}
+	}
+	return done, err
+}
+
+func (d *Deliverer) locked(dest taxonomy.DestinationID, fn func() error) error {
+	defer d.lock(dest)()
+	return fn()
+}
+
+// next returns what is to be sent now: what is under way if it may still be
+// sent, else a new plan. Nil means that there is nothing to send.
+func (d *Deliverer) next(ctx context.Context, dest *Destination, src *Source) (Delivery, *pending, error) {
+	h, err := d.readHead(ctx, dest.ID)
+	if err != nil {
+		return Delivery{}, nil, err
+	}
+	g := src.Generation
+	run := Delivery{Destination: dest.ID, Epoch: g.Epoch, Generation: g.Number}
+	if h.Seq > 0 && g.Epoch < h.Epoch {
+		return run, nil, fmt.Errorf("generation is of epoch %d, and epoch %d was delivered already", g.Epoch, h.Epoch)
+	}
+	clock := max(d.o.Now(), h.Clock)
+	if p := h.Pending; p != nil {
+		if clock < p.Created+pendingLife && sameReceiver(h, dest) {
+			if clock < h.Retry.NotBefore {
+				run = p.Run
+				run.Result, run.Next = ResultWaiting, h.Retry.NotBefore
+				return run, nil, nil
+			}
+			return p.Run, p, nil
+		}
+		if err := d.settle(ctx, dest.ID, h); err != nil {
+			return run, nil, err
+		}
+	}
+	if h.Seq > 0 && g.Epoch == h.Epoch && g.Number <= h.Generation && !h.Owes {
+		run.Result = ResultDelivered
+		return run, nil, d.clean(ctx, dest.ID, h)
+	}
+	if h.Seq > 0 && g.Epoch == h.Epoch && g.Number < h.Generation {
+		// Older than what the partner holds, of which something is owed: only
+		// the newest is of use.
+		run.Result = ResultDelivered
+		return run, nil, nil
+	}
+	if clock < h.Retry.NotBefore {
+		run.Result, run.Next = ResultWaiting, h.Retry.NotBefore
+		if n := len(h.Runs); n > 0 {
+			run.Fault = h.Runs[n-1].Fault
+		}
+		return run, nil, nil
+	}
+	return d.plan(ctx, dest, src, h, clock, run)
+}
+
+func sameReceiver(h *head, dest *Destination) bool {
+	return h.Transport == dest.Transport && h.Format == dest.Format && h.IDs == dest.IDs && h.PseudonymEpoch == dest.PseudonymEpoch
+}
+
+// pushFullDue says why everything must be said anew, or nothing.
+func pushFullDue(h *head, dest *Destination, src *Source, clock taxonomy.Millis) string {
+	switch {
+	case h.Transport != dest.Transport && h.Seq > 0:
+		return "the transport changed"
+	case h.FullAt != 0 && clock+dest.Every.Millis() <= h.FullAt+dest.FullEvery.Millis():
+		// What fullDue says of files that stand is not asked: none do.
+		c := *h
+		c.Transport, c.Files = "", []File{{Kind: Full, Created: h.FullAt}}
+		return fullDue(&c, dest, src, clock)
+	case h.Seq == 0:
+		return "the first delivery"
+	}
+	return "the daily full"
+}
+
+// plan compares, writes the chunks, and makes them what is under way.
+func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h *head, clock taxonomy.Millis, run Delivery) (Delivery, *pending, error) {
+	created, today := clock-clock%taxonomy.Minute, clock.Day()
+	run.At = clock
+	ledger, err := d.readLedger(ctx, dest.ID, h)
+	if err != nil {
+		return run, nil, err
+	}
+	if h.Seq > 0 && h.Shards != src.View.Shards() {
+		// Ordinals mean others now. What the partner holds ends by its life.
+		ledger = NewLedger()
+	}
+	if h.Seq > 0 && (h.IDs != dest.IDs || h.PseudonymEpoch != dest.PseudonymEpoch) {
+		ledger.retire(func(s int, o uint32) (string, bool) {
+			k, ok := src.View.Key(s, o)
+			if !ok {
+				return "", false
+			}
+			return d.o.Pseudonym(dest.ID, h.PseudonymEpoch, k), true
+		}, today)
+	}
+	run.Why = pushFullDue(h, dest, src, clock)
+	newest, err := d.o.View()
+	if err != nil {
+		return run, nil, fmt.Errorf("read the newest view: %w", err)
+	}
+	t, err := gather(ctx, dest, src, newest, today)
+	if err != nil {
+		return run, nil, err
+	}
+	namer := d.namer(dest, src.View, t.ids)
+	next, e := Plan(ledger, &Input{
+		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
+		Target: t.held, IDs: t.ids, Name: namer,
+	})
+	run.Allowed, run.Owed, run.Floored = t.allowed, e.Owed, e.Floored
+
+	nh := *h
+	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, src.Generation.Epoch, src.Generation.Number, src.Generation.Clock, clock
+	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
+	nh.Audiences, nh.Files, nh.Transport = infos(dest, src), nil, dest.Transport
+	if e.Full {
+		nh.FullAt = clock
+	}
+	run.Result = ResultSame
+	var p *pending
+	if len(e.Removes) > 0 || e.added() > 0 {
+		p, err = d.writeChunks(ctx, dest, &nh, created, ledger, &e, namer, &run)
+		if err != nil {
+			return run, nil, err
+		}
+		next = ledger.underWay(next, &e, nh.Shards)
+		p.Run.Result = ResultDelta
+		if e.Full {
+			p.Run.Result = ResultFull
+		}
+		run = p.Run
+	}
+	nh.Pending, nh.Owes = p, p != nil
+	if p == nil {
+		for _, held := range next.Held {
+			run.Held += held.Count()
+		}
+		nh.record(run)
+	}
+	if err := d.putLedger(ctx, dest.ID, &nh, next); err != nil {
+		return run, nil, err
+	}
+	if err := d.swapHead(ctx, dest.ID, &nh); err != nil {
+		return run, nil, err
+	}
+	if p != nil {
+		p.fresh = true
+	}
+	return run, p, d.clean(ctx, dest.ID, &nh)
+}
+
+// record notes a delivery; of many that say nothing the last suffices.
+func (h *head) record(run Delivery) {
+	h.Runs = slices.Clone(h.Runs)
+	if n := len(h.Runs); n > 0 && run.Result == ResultSame && h.Runs[n-1].Result == ResultSame {
+		h.Runs = h.Runs[:n-1]
+	}
+	h.Runs = append(h.Runs, run)
+	h.Runs = h.Runs[max(0, len(h.Runs)-keptRuns):]
+}
+
+func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head, created taxonomy.Millis, was *Ledger, e *Effects, name func(int, uint32) (string, bool), run *Delivery) (*pending, error) {
+	format := d.o.Formats[dest.Format]
+	facts := format.Facts()
+	p := &pending{Kind: Delta, Created: created, Media: facts.MediaType}
+	if e.Full {
+		p.Kind = Full
+	}
+	var err error
+	for _, n := range []struct {
+		to   *string
+		kind string
+	}{{&p.File, string(p.Kind) + facts.Extension}, {&p.Index, "chunks"}, {&p.Members, "members"}} {
+		if *n.to, err = d.name(h, h.Epoch, h.Generation, n.kind); err != nil {
+			return nil, err
+		}
+	}
+	c := &chunker{
+		format: format, was: was, e: e, name: name, shards: h.Shards, oldest: created.Day(),
+		info: FileInfo{
+			Destination: dest.ID, IDs: dest.IDs, Kind: p.Kind, Generation: h.Generation, Created: created,
+			Delay: int(pendingLife / taxonomy.Minute), Account: dest.Account,
+		},
+		members: make([]*roaring.Bitmap, h.Shards), had: map[taxonomy.AudienceID][]*roaring.Bitmap{},
+	}
+	over := created + taxonomy.OneDay
+	// As for files that are pulled: whichever side fails first closes the pipe
+	// on the other, and the goroutine ends with this function.
+	pr, pw := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		c.w = pw
+		err := c.write(ctx)
+		pw.CloseWithError(err)
+		written <- err
+	}()
+	blob, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+p.File, over, pr)
+	pr.CloseWithError(errors.New("the store took no more"))
+	if wErr := <-written; err == nil && wErr != nil {
+		err = wErr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write chunks: %w", err)
+	}
+	members, err := marshalMembers(c.members)
+	if err != nil {
+		return nil, err
+	}
+	index, err := marshalPieces(c.pieces, h.Shards)
+	if err != nil {
+		return nil, err
+	}
+	for name, body := range map[string][]byte{p.Members: members, p.Index: index} {
+		if _, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+name, over, bytes.NewReader(body)); err != nil {
+			return nil, fmt.Errorf("write chunks: %w", err)
+		}
+	}
+	n := (len(c.pieces) + 7) / 8
+	p.Done, p.Refused, p.Doubtful, p.Oldest = make([]byte, n), make([]byte, n), make([]byte, n), c.oldest
+	run.File, run.Rows, run.Adds, run.Removes, run.Bytes = p.File, c.adds+c.removes, c.adds, c.removes, blob.Bytes
+	run.SHA256, run.Chunks = hex.EncodeToString(blob.SHA256[:]), len(c.pieces)
+	p.Run = *run
+	return p, nil
+}
+
+// sendPending sends what has not been acknowledged, in waves of as many chunks
+// as may be under way at once, and notes after each wave what came of it. It
+// returns false if the delivery was withdrawn meanwhile.
+func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pending) (bool, error) {
+	b, err := d.readBlob(ctx, dest.ID, p.Index)
+	if err != nil {
+		return false, err
+	}
+	pieces, err := unmarshalPieces(b)
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", p.Index, err)
+	}
+	body, err := d.o.Blobs.Open(ctx, folder(dest.ID)+"/"+p.File)
+	if err != nil {
+		return false, fmt.Errorf("open what is to be sent: %w", err)
+	}
+	defer body.Close()
+	var at int64
+	var wave []*Chunk
+	width := max(1, dest.Push.Concurrency)
+	if n := dest.Push.PerMinute; n > 0 {
+		width = min(width, n)
+	}
+	for i, piece := range pieces {
+		c := d.chunk(dest, p, i, len(pieces), &piece, io.NewSectionReader(body, at, piece.bytes))
+		at += piece.bytes
+		if !bit(p.Done, i) && !bit(p.Refused, i) {
+			wave = append(wave, c)
+		}
+		if len(wave) == 0 || len(wave) < width && i < len(pieces)-1 {
+			continue
+		}
+		if ok, err := d.pace(ctx, dest, p); !ok || err != nil {
+			return true, err
+		}
+		here, more, err := d.sendWave(ctx, dest, p, wave)
+		if err != nil || !here {
+			return here, err
+		}
+		if !more {
+			return true, nil
+		}
+		wave = nil
+	}
+	return true, nil
+}
+
+func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece, body *io.SectionReader) *Chunk {
+	name := p.File
+	if of > 1 {
+		stem, ext, _ := strings.Cut(p.File, ".")
+		name = fmt.Sprintf("%s-p%04d", stem, i+1)
+		if ext != "" {
+			name += "." + ext
+		}
+	}
+	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%d\n%x", dest.ID, p.File, i, piece.sha256))
+	c := &Chunk{
+		Name: name, Key: hex.EncodeToString(key[:16]), Kind: p.Kind, MediaType: p.Media, Rows: piece.rows,
+		Index: i, Of: of, Created: p.Created, Body: body, SHA256: piece.sha256,
+	}
+	if j, ok := d.o.Formats[dest.Format].(Judge); ok {
+		c.Judge = j.Judge
+	}
+	return c
+}
+
+// pace waits until the rate allows another wave, and returns false when what is
+// under way is too old to be sent.
+func (d *Deliverer) pace(ctx context.Context, dest *Destination, p *pending) (bool, error) {
+	if n := dest.Push.PerMinute; n > 0 && p.Wave > 0 {
+		due := p.Sent + taxonomy.Minute*taxonomy.Millis(p.Wave)/taxonomy.Millis(n)
+		for now := d.o.Now(); now < due; now = d.o.Now() {
+			if due >= p.Created+pendingLife {
+				return false, nil
+			}
+			select {
+			case <-d.o.After(time.Duration(due-now) * time.Millisecond):
+			case <-ctx.Done():
+				return false, ctx.Err()
+			}
+		}
+	}
+	return d.o.Now() < p.Created+pendingLife, nil
+}
+
+// sendWave sends chunks at once and notes what came of them. here is false if
+// the delivery was withdrawn, more is false if the receiver wants to be left
+// alone for now.
+func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending, wave []*Chunk) (here, more bool, err error) {
+	outcomes := make([]error, len(wave))
+	verdicts := make([]Verdict, len(wave))
+	var wg sync.WaitGroup
+	for i, c := range wave {
+		judge := c.Judge
+		if judge != nil {
+			c.Judge = func(status int, answer []byte) (v Verdict, err error) {
+				v, err = judge(status, answer)
+				verdicts[i] = v
+				return v, err
+			}
+		}
+		wg.Go(func() { outcomes[i] = d.o.Transports[dest.Transport].Send(ctx, dest, c) })
+	}
+	wg.Wait()
+	stopped := ctx.Err()
+	if stopped != nil {
+		// We were told to stop, which is not the receiver's fault. But what
+		// came of the wave must be noted.
+		ctx = context.WithoutCancel(ctx)
+	}
+	err = d.locked(dest.ID, func() error {
+		return again(func() error {
+			h, err := d.readHead(ctx, dest.ID)
+			if err != nil {
+				return err
+			}
+			here = h.Pending != nil && h.Pending.File == p.File
+			if !here {
+				return nil
+			}
+			q := h.Pending
+			more = true
+			now := max(d.o.Now(), h.Clock)
+			q.Sent, q.Wave = now, len(wave)
+			var wish time.Duration
+			failed := false
+			for i, c := range wave {
+				switch err := outcomes[i]; {
+				case err == nil:
+					if !bit(q.Done, c.Index) {
+						set(q.Done, c.Index)
+						q.Run.Acknowledged++
+						q.Run.Rejected = add(q.Run.Rejected, verdicts[i].Rejected)
+					}
+				case errors.Is(err, ErrRefused):
+					set(q.Refused, c.Index)
+					if !p.fresh {
+						set(q.Doubtful, c.Index)
+					}
+					q.Run.Refused++
+					q.Run.Fault = short(err)
+					h.Letters = append(h.Letters, Letter{now, c.Name, c.Key, c.Rows, short(err)})
+					h.Letters = h.Letters[max(0, len(h.Letters)-keptLetters):]
+				default:
+					failed = true
+					q.Run.Fault = short(err)
+					var later *Later
+					if errors.As(err, &later) {
+						wish = max(wish, later.After)
+					}
+				}
+			}
+			if failed && stopped == nil {
+				h.Retry.failed(now, wish)
+				more = false
+			} else if failed {
+				more = false
+			} else if q.Run.Refused == 0 {
+				h.Retry = retry{}
+			}
+			h.Seq++
+			if err := d.swapHead(ctx, dest.ID, h); err != nil {
+				return err
+			}
+			q.fresh = p.fresh
+			*p = *q
+			return nil
+		})
+	})
+	return here, more, errors.Join(err, stopped)
+}
+
+func add(to, from map[string]int) map[string]int {
+	for k, n := range from {
+		if to == nil {
+			to = map[string]int{}
+		}
+		if len(k) > 64 {
+			k = k[:64]
+		}
+		if _, ok := to[k]; !ok && len(to) >= 32 {
+			k = "other"
+		}
+		to[k] += n
+	}
+	return to
+}
+
+// short keeps an answer short enough for the head.
+func short(err error) string {
+	s := strings.ToValidUTF8(err.Error(), "?")
+	if len(s) > 300 {
+		s = strings.ToValidUTF8(s[:300], "") + "…"
+	}
+	return s
+}
+
+var errNoPending = errors.New("what was under way has been withdrawn")
+
+// finish settles what is under way if every chunk has its answer or its time is
+// over; else it stays, to be gone on with.
+func (d *Deliverer) finish(ctx context.Context, dest *Destination, file string) (done Delivery, err error) {
+	err = d.locked(dest.ID, func() error {
+		return again(func() error {
+			h, err := d.readHead(ctx, dest.ID)
+			if err != nil {
+				return err
+			}
+			if h.Pending == nil || h.Pending.File != file {
+				return errNoPending
+			}
+			now := max(d.o.Now(), h.Clock)
+			if done = h.Pending.Run; done.Acknowledged+done.Refused < done.Chunks && now < h.Pending.Created+pendingLife {
+				done.Result, done.Next = ResultWaiting, h.Retry.NotBefore
+				return nil
+			}
+			if err := d.settle(ctx, dest.ID, h); err != nil {
+				return err
+			}
+			done = h.Runs[len(h.Runs)-1]
+			return d.clean(ctx, dest.ID, h)
+		})
+	})
+	return done, err
+}
+
+// settle ends what is under way: what was acknowledged is held and no longer
+// owed, what was refused is not there, and all else may be.
+func (d *Deliverer) settle(ctx context.Context, dest taxonomy.DestinationID, h *head) error {
+	l, err := d.readLedger(ctx, dest, h)
+	if err != nil {
+		return err
+	}
+	if err := d.settleLedger(ctx, dest, h, l); err != nil {
+		return err
+	}
+	h.Seq++
+	if err := d.putLedger(ctx, dest, h, l); err != nil {
+		return err
+	}
+	return d.swapHead(ctx, dest, h)
+}
+
+// settleLedger does so in h and l, which the caller writes.
+func (d *Deliverer) settleLedger(ctx context.Context, dest taxonomy.DestinationID, h *head, l *Ledger) error {
+	p := h.Pending
+	b, err := d.readBlob(ctx, dest, p.Index)
+	if err == nil {
+		var pieces []piece
+		if pieces, err = unmarshalPieces(b); err != nil {
+			return fmt.Errorf("read %s: %w", p.Index, err)
+		}
+		today := max(d.o.Now(), h.Clock).Day()
+		for i := range pieces {
+			switch {
+			case bit(p.Done, i):
+				l.settle(pieces[i].says, today)
+			case bit(p.Refused, i) && !bit(p.Doubtful, i):
+				l.refuse(pieces[i].says)
+			}
+		}
+	} else if !errors.Is(err, retention.ErrNotFound) {
+		return err
+	} // its day is over: all of it stays in Maybe
+	run := p.Run
+	if run.Acknowledged < run.Chunks {
+		run.Result, run.Next = ResultWaiting, h.Retry.NotBefore
+		if run.Refused > 0 && h.Retry.NotBefore <= max(d.o.Now(), h.Clock) {
+			h.Retry.failed(max(d.o.Now(), h.Clock), 0)
+			run.Next = h.Retry.NotBefore
+		}
+	}
+	for _, held := range l.Held {
+		run.Held += held.Count()
+	}
+	h.Owes = run.Acknowledged < run.Chunks
+	h.Pending = nil
+	h.record(run)
+	return nil
+}
+
+// withdrawPending settles what is under way if it speaks of a visitor of whom
+// holds is true: what has not been sent of it is not sent any more.
+func (d *Deliverer) withdrawPending(ctx context.Context, dest taxonomy.DestinationID, h *head, l *Ledger, holds func(shard int, members *roaring.Bitmap) bool) (bool, error) {
+	if h.Pending == nil {
+		return false, nil
+	}
+	members, err := d.readMembers(ctx, dest, &File{Members: h.Pending.Members})
+	if err != nil && !errors.Is(err, retention.ErrNotFound) {
+		return false, err
+	}
+	found := err != nil // its day is over
+	for s, m := range members {
+		found = found || holds(s, m)
+	}
+	if !found {
+		return false, nil
+	}
+	return true, d.settleLedger(ctx, dest, h, l)
+}
+
+// Replay lets a destination be asked again at once, and forgets its dead
+// letters. What they would have said is planned anew with the next Run: the
+// letter itself may by now be wrong.
+func (d *Deliverer) Replay(ctx context.Context, dest taxonomy.DestinationID) error {
+	err := d.locked(dest, func() error {
+		return again(func() error {
+			h, err := d.readHead(ctx, dest)
+			if err != nil || h.Seq == 0 {
+				return err
+			}
+			h.Seq++
+			h.Letters, h.Retry, h.Owes = nil, retry{}, true
+			return d.swapHead(ctx, dest, h)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("replay deliveries to %s: %w", dest, err)
+	}
+	return nil
+}
+
+// Letters returns the dead letters of a destination, the newest first.
+func (d *Deliverer) Letters(ctx context.Context, dest taxonomy.DestinationID) ([]Letter, error) {
+	h, err := d.readHead(ctx, dest)
+	if err != nil {
+		return nil, fmt.Errorf("dead letters of %s: %w", dest, err)
+	}
+	letters := slices.Clone(h.Letters)
+	slices.Reverse(letters)
+	return letters, nil
+}
