@@ -56,6 +56,9 @@ func cleanEvent(dst *taxonomy.Event, e *wireEvent, site *taxonomy.Site, received
 	if f := checkText("name", e.Name, maxName); f != nil {
 		return f
 	}
+	if c := findHash(e.Name); c != "" {
+		return personal("name", c, e.Name)
+	}
 	dst.Name = e.Name
 	switch kind, ok := taxonomy.ParseEventKind(e.Kind); {
 	case e.Kind == "" && e.Name == "":
@@ -138,6 +141,9 @@ func cleanProps(dst []taxonomy.Prop, props []wireProp) ([]taxonomy.Prop, *fault)
 		if f := checkText(field, p.Value, maxPropValue); f != nil {
 			return dst, f
 		}
+		if c := findHash(p.Value); c != "" {
+			return dst, personal(field, c, p.Value)
+		}
 		dst = append(dst, taxonomy.Prop{Key: p.Key, Value: p.Value})
 	}
 	slices.SortStableFunc(dst, func(a, b taxonomy.Prop) int { return strings.Compare(a.Key, b.Key) })
@@ -191,14 +197,10 @@ func cleanURL(raw string, keep []string) (string, *fault) {
 			continue
 		}
 		v := value
-		if strings.IndexByte(v, '+') >= 0 {
-			// A plus is a space in a form and a plus in a phone number: look at
-			// both.
-			if c := findPII(strings.ReplaceAll(v, "+", " ")); c != "" {
-				return "", personal("url", c, value)
-			}
-		}
 		if c := findPII(v); c != "" {
+			return "", personal("url", c, value)
+		}
+		if c := findHash(v); c != "" {
 			return "", personal("url", c, value)
 		}
 		b.WriteByte(sep)
@@ -225,7 +227,7 @@ func cleanPath(b *strings.Builder, path string) {
 }
 
 // hidesID reports whether a part of a path holds a number of more than six
-// digits or a UUID: an order, an account, a session.
+// digits, or is a UUID or a hash: an order, an account, a session.
 func hidesID(seg string) bool {
 	run := 0
 	for i := 0; i < len(seg); i++ {
@@ -235,7 +237,7 @@ func hidesID(seg string) bool {
 			return true
 		}
 	}
-	return isUUID(seg)
+	return isUUID(seg) || isHash(seg)
 }
 
 // cleanRef keeps the origin of the referrer. What is no web address is dropped:

@@ -44,20 +44,41 @@ func findPII(s string) piiClass {
 		if c := findPlain(s, hint); c != "" {
 			return c
 		}
+		if t := spaced(s); t != s {
+			if c := findPlain(t, prefilter(t)|hint); c != "" {
+				return c
+			}
+		}
 		if hint&hintBase64 != 0 && hidesEmail(s) {
 			return piiEmail
 		}
 		if hint&hintPercent == 0 || round == piiRounds {
 			return ""
 		}
-		// "+" stays "+": decoding it to a space would hide "+49…" and break
-		// addresses with a plus tag.
+		// "+" stays "+": decoding it to a space for good would hide "+49…" and
+		// break addresses with a plus tag.
 		d := percentDecode(s)
 		if d == s {
 			return ""
 		}
 		s = d
 	}
+}
+
+// spaced returns s with each plus that follows a letter, a digit or a bracket as
+// the space that it is in a form: "+49+170" was "+49 170".
+func spaced(s string) string {
+	i := strings.IndexByte(s, '+')
+	if i < 0 {
+		return s
+	}
+	b := []byte(s)
+	for ; i < len(b); i++ {
+		if b[i] == '+' && i > 0 && (isAlnum(b[i-1]) || b[i-1] == ')') {
+			b[i] = ' '
+		}
+	}
+	return string(b)
 }
 
 type piiHint uint8
@@ -68,6 +89,7 @@ const (
 	hintIBAN                        // four digits or more and a capital or small letter pair before one
 	hintPercent                     // a percent sign
 	hintBase64                      // long enough to hide an address
+	hintToken                       // as long as a token, or with the dots or colons of an address
 )
 
 // byteClass tells what a byte is worth to the prefilter.
@@ -77,6 +99,7 @@ var byteClass = func() (t [256]uint8) {
 	}
 	t['@'], t['('], t['['], t['{'] = 2, 2, 2, 2
 	t['%'] = 4
+	t['.'], t[':'], t['-'] = 8, 8, 8
 	// The first byte of U+FF20 and U+FE6B, the full-width and small at-signs,
 	// and of every other rune of that plane: rare enough.
 	t[0xef] = 2
@@ -85,7 +108,7 @@ var byteClass = func() (t [256]uint8) {
 }()
 
 func prefilter(s string) (h piiHint) {
-	digits := 0
+	digits, signs := 0, 0
 	for i := 0; i < len(s); i++ {
 		switch byteClass[s[i]] {
 		case 1:
@@ -98,6 +121,8 @@ func prefilter(s string) (h piiHint) {
 			}
 		case 4:
 			h |= hintPercent
+		case 8:
+			signs++
 		}
 	}
 	if digits >= 7 {
@@ -105,6 +130,9 @@ func prefilter(s string) (h piiHint) {
 	}
 	if digits >= 4 && len(s) >= 15 {
 		h |= hintIBAN
+	}
+	if len(s) >= 15 && (signs > 0 || len(s) >= 20) || signs >= 3 {
+		h |= hintToken
 	}
 	if len(s) >= 12 && len(s) <= 512 && isBase64(s) {
 		h |= hintBase64
@@ -120,7 +148,12 @@ func findPlain(s string, h piiHint) piiClass {
 		return piiIBAN
 	}
 	if h&hintDigits != 0 {
-		return findNumber(s)
+		if c := findNumber(s); c != "" {
+			return c
+		}
+	}
+	if h&hintToken != 0 {
+		return findToken(s)
 	}
 	return ""
 }
@@ -198,8 +231,11 @@ func hidesEmail(s string) bool {
 	if err != nil {
 		return false
 	}
+	if !utf8.Valid(a[:n]) {
+		return false
+	}
 	for _, c := range a[:n] {
-		if c < ' ' || c > '~' {
+		if c < ' ' || c == 0x7f {
 			return false
 		}
 	}
@@ -316,6 +352,11 @@ var personalFields = map[string]bool{
 	"iban": true, "cardnumber": true, "creditcard": true, "firstname": true, "lastname": true, "surname": true,
 	"fullname": true, "street": true, "ip": true, "ipaddress": true, "useragent": true, "birthdate": true,
 	"dateofbirth": true, "dob": true,
+	// Hashes and identifiers of other parties, and what opens an account.
+	"em": true, "hem": true, "emailhash": true, "emailmd5": true, "emailsha1": true, "emailsha256": true, "hashedemail": true,
+	"md5email": true, "sha256email": true, "uid2": true, "id5": true, "rampid": true, "gaid": true, "idfa": true, "advertisingid": true,
+	"token": true, "accesstoken": true, "idtoken": true, "refreshtoken": true, "apikey": true, "secret": true, "authorization": true,
+	"sessionid": true, "jsessionid": true, "phpsessid": true,
 }
 
 // isPersonalField reports whether a key names a personal field, however it is

@@ -29,7 +29,7 @@ func prebid(t *testing.T) string {
 		t.Skip("no Prebid.js here; `deploy/test tools` fetches it")
 	}
 	r := api.Build(api.BuildOptions{
-		Stdin: &api.StdinOptions{Contents: `import p from 'prebid.js'; import 'prebid.js/modules/prebidServerBidAdapter'; import 'prebid.js/modules/appnexusBidAdapter'; p.processQueue();`, ResolveDir: dir},
+		Stdin:  &api.StdinOptions{Contents: `import p from 'prebid.js'; import 'prebid.js/modules/prebidServerBidAdapter'; import 'prebid.js/modules/appnexusBidAdapter'; p.processQueue();`, ResolveDir: dir},
 		Bundle: true, Format: api.FormatIIFE, Target: api.ES2020, Outfile: "prebid.js", LogLevel: api.LogLevelSilent,
 	})
 	for _, m := range r.Errors {
@@ -71,7 +71,9 @@ ebb('consent',true)</script><script src="/prebid.js"></script><div id="div-1"></
 	data := func() string {
 		t.Helper()
 		b.js(`bid()`)
-		var q struct{ User struct{ Data json.RawMessage } }
+		var q struct {
+			User struct{ Data json.RawMessage }
+		}
 		raw := <-bids
 		if err := json.Unmarshal(raw, &q); err != nil {
 			t.Fatal(err)
