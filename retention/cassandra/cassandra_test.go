@@ -62,8 +62,7 @@ func makeKeyspace() error {
 	}
 	cluster.keyspace = "ebb_test_" + hex.EncodeToString(name[:])
 	o := testOptions(realNow)
-	o.DataCenter = "?"
-	s, err := connect(o, "")
+	s, err := dial(o, "", true)
 	if err != nil {
 		return fmt.Errorf("%w\n\tEBB_TEST_CASSANDRA=%s: get one with `deploy/cassandra/cass up 1`", err, cluster.host)
 	}
@@ -71,7 +70,12 @@ func makeKeyspace() error {
 	if err := s.one(ctx, `SELECT data_center FROM system.local`, nil, &cluster.dc); err != nil {
 		return err
 	}
-	if cluster.nodes, err = s.hosts(ctx); err != nil {
+	own, err := connect(testOptions(realNow), "")
+	if err != nil {
+		return err
+	}
+	defer own.close()
+	if cluster.nodes, err = own.hosts(ctx); err != nil {
 		return err
 	}
 	o = testOptions(realNow)

@@ -40,14 +40,20 @@ type statement struct {
 	args []any
 }
 
-// dial opens a session. With keyspace empty it serves only to make one.
-func dial(o Options, keyspace string) (*session, error) {
+// dial opens a session. With keyspace empty it serves only to make one. Unless
+// anywhere is set it speaks to nodes of our data centre alone: the driver's
+// policy goes to others while ours are not connected yet, and there LOCAL_QUORUM
+// means another quorum.
+func dial(o Options, keyspace string, anywhere bool) (*session, error) {
 	c := gocql.NewCluster(o.Hosts...)
 	c.Keyspace = keyspace // the driver is token-aware for this keyspace only
 	c.ProtoVersion = 4
 	c.Consistency = gocql.LocalQuorum
 	c.SerialConsistency = gocql.LocalSerial
 	c.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(gocql.DCAwareRoundRobinPolicy(o.DataCenter), gocql.ShuffleReplicas())
+	if !anywhere {
+		c.HostFilter = gocql.DataCentreHostFilter(o.DataCenter)
+	}
 	c.NumConns = 2
 	c.Timeout = requestTimeout
 	c.ConnectTimeout = connectTimeout

@@ -117,27 +117,32 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return st, nil
 }
 
+// connect opens a session, or finds out why it cannot.
 func connect(o Options, keyspace string) (*session, error) {
-	s, err := dial(o, keyspace)
-	switch {
-	case err == nil:
+	s, err := dial(o, keyspace, false)
+	if err == nil {
 		return s, nil
-	case keyspace != "" && (errors.Is(err, gocql.ErrKeyspaceDoesNotExist) || hopeless(err)):
-		return nil, fmt.Errorf("keyspace %s cannot be used: %w; run `ebb migrate up`", keyspace, err)
-	case errors.Is(err, gocql.ErrNoConnectionsStarted) || errors.Is(err, gocql.ErrNoConnections):
-		// The driver says the same when the keyspace is missing: look without it.
-		if keyspace != "" {
-			if bare, err := dial(o, ""); err == nil {
-				defer bare.close()
-				var name string
-				if err := bare.cql.Query(`SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?`, keyspace).Scan(&name); errors.Is(err, gocql.ErrNotFound) {
-					return nil, fmt.Errorf("there is no keyspace %s; run `ebb migrate up`", keyspace)
-				}
-			}
-		}
+	}
+	// The driver says much the same of all that can be wrong: look without a
+	// keyspace, and at whatever data centre answers.
+	bare, e := dial(o, "", true)
+	if e != nil {
 		return nil, fmt.Errorf("no node of %q answers: %w; is the cluster up, and are the ports open?", o.Hosts, err)
 	}
-	return nil, fmt.Errorf("connect to %q: %w; is the cluster up, and are the ports open?", o.Hosts, err)
+	defer bare.close()
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	if err := checkDataCenter(ctx, bare, o.DataCenter); err != nil {
+		return nil, err
+	}
+	if keyspace != "" {
+		var name string
+		err := bare.one(ctx, `SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?`, []any{keyspace}, &name)
+		if errors.Is(err, retention.ErrNotFound) {
+			return nil, fmt.Errorf("there is no keyspace %s; run `ebb migrate up`", keyspace)
+		}
+	}
+	return nil, fmt.Errorf("connect to %q: %w; look into Cassandra's log", o.Hosts, err)
 }
 
 // check refuses what must be mended first, and sees how many nodes there are.
