@@ -112,6 +112,8 @@ type Chunk struct {
 	// Judge reads a receiver's answer, if the format knows its answers; else
 	// nil, and the transport goes by the status alone.
 	Judge func(status int, answer []byte) (Verdict, error)
+	// Headers returns the format's own for a body, or is nil.
+	Headers func(body []byte, secret string, now taxonomy.Millis) (map[string]string, error)
 }
 
 // Verdict is what an accepted chunk's answer says of single rows.

@@ -95,8 +95,9 @@ type Destination struct {
 	KeyHash string `json:"key_hash,omitempty"`
 	// URL is where a transport that pushes brings its files.
 	URL string `json:"url,omitempty"`
-	// CredentialsFile holds the receiver's secret: a file beside the program's
-	// configuration, since definitions are kept, shown and exported.
+	// CredentialsFile names the file with the receiver's secret, in the folder
+	// of secrets: a name and no path, or whoever may define destinations could
+	// have any file sent to one.
 	CredentialsFile string `json:"credentials_file,omitempty"`
 	// Account says what the format has to know of us at the receiver, by the
 	// receiver's own words: {"DataProviderId": "ebb"}. No secrets.
@@ -182,6 +183,14 @@ func (d *Destination) Validate() error {
 	}
 	if n := d.Push.Concurrency; n < 0 || n > 16 {
 		errs = append(errs, taxonomy.Invalid("push.concurrency", "%d is not between 0 and 16", n))
+	}
+	if d.CredentialsFile != "" {
+		if err := taxonomy.CheckSlug("file", d.CredentialsFile); err != nil {
+			errs = append(errs, &taxonomy.FieldError{Field: "credentials_file", Err: err})
+		}
+	}
+	if len(d.URL) > 2048 {
+		errs = append(errs, taxonomy.Invalid("url", "has %d bytes, at most 2048 are allowed", len(d.URL)))
 	}
 	if len(d.Account) > 32 {
 		errs = append(errs, taxonomy.Invalid("account", "has %d entries, at most 32 are allowed", len(d.Account)))

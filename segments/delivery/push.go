@@ -404,6 +404,11 @@ func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece
 	if j, ok := d.o.Formats[dest.Format].(Judge); ok {
 		c.Judge = j.Judge
 	}
+	if f, ok := d.o.Formats[dest.Format].(Headers); ok {
+		c.Headers = func(body []byte, secret string, now taxonomy.Millis) (map[string]string, error) {
+			return f.Headers(c, body, secret, now)
+		}
+	}
 	return c
 }
 
