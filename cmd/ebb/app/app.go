@@ -25,6 +25,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
 	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/tagserver/console"
+	"github.com/ebb-dmp/ebb/tagserver/geo"
 	"github.com/ebb-dmp/ebb/taxonomy"
 	"github.com/ebb-dmp/ebb/taxonomy/keys"
 )
@@ -63,6 +64,7 @@ type App struct {
 	refreshing sync.Mutex // held by whoever makes the next catalog
 	rules      ruleVersion
 	lists      lists
+	countries  *geo.DB // nil: unknown
 	catalog    atomic.Pointer[catalog]
 
 	fold        *fold.Fold
@@ -120,6 +122,9 @@ func Open(ctx context.Context, o Options) (a *App, firstKey string, err error) {
 // open starts one thing after the other; what fails leaves the others to be
 // stopped by the caller.
 func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) {
+	if a.countries, err = readCountries(o.Env.FS, a.cfg.Geo.File); err != nil {
+		return "", err
+	}
 	if a.lists, err = readLists(o.Env.FS, &a.cfg.Consent); err != nil {
 		return "", err
 	}

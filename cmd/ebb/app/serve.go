@@ -149,6 +149,9 @@ func (a *App) edgeOptions() tagserver.Options {
 		TrustedProxies: a.cfg.Proxies,
 		Metrics:        a.registry, Logger: a.log,
 	}
+	if a.countries != nil {
+		o.Country = a.countries.Country
+	}
 	if n := a.cfg.NewIDsPerMinute; n > 0 {
 		o.Limits.NewIDs, o.Limits.NewIDBurst = float64(n)/60, n
 	} else {

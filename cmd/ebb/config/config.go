@@ -35,11 +35,17 @@ type Config struct {
 	Retention  Schedule   `key:"retention" schedule:"15 1 * * *" about:"When the nightly pass removes what is over and rewrites what holds erased visitors."`
 	Messages   Messages   `key:"messages"`
 	Consent    Consent    `key:"consent"`
+	Geo        Geo        `key:"geo"`
 
 	Compress        bool   `key:"compress" value:"BOOL" default:"true" help:"Compress what is written to disk. Off only to look for bytes."`
 	ExportFloor     int    `key:"export_floor" value:"N" default:"1000" help:"The smallest audience that is delivered; a smaller one is delivered empty."`
 	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"1200" help:"How many new visitors one class of addresses (a /24, or a /48 of IPv6) may make in a minute."`
 	ErasuresJournal string `key:"erasures_journal" value:"FILE" help:"A second place for the journal of erasures, best on another disk. A restore needs the journal."`
+}
+
+// Geo is where the countries of addresses are known from.
+type Geo struct {
+	File string `key:"file" value:"FILE" help:"A database of countries in MaxMind's format (MMDB), for sites whose consent goes by country. Without it the country is unknown, and unknown is strict. It is read when the server starts."`
 }
 
 // Consent is for whom the strings of consent platforms are read.
