@@ -4,9 +4,9 @@ package iab
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	_ "embed"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -16,13 +16,17 @@ import (
 )
 
 // Attribution must be shown wherever the taxonomies are.
-const Attribution = "Audience Taxonomy 1.1 and Content Taxonomy 3.1 by IAB Tech Lab, licensed under CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/)"
+const Attribution = "Audience Taxonomy 1.1, Content Taxonomy 3.1 and 1.0, Ad Product Taxonomy 2.0 and their mappings by IAB Tech Lab, licensed under CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/)"
 
 var (
 	//go:embed audience-1.1.tsv.gz
 	audience11 []byte
 	//go:embed content-3.1.tsv.gz
 	content31 []byte
+	//go:embed ad-product-2.0.tsv.gz
+	adProduct20 []byte
+	//go:embed content-1.0.tsv.gz
+	content10 []byte
 )
 
 // Format says where things stand in a published file: tab-separated, LF or
@@ -34,10 +38,12 @@ type Format struct {
 	Segtax  int
 	Headers int // lines before the first category
 	Columns int
-	CatID   int // column of the category's ID
-	Parent  int // of its parent's ID
-	Tiers   [2]int
-	Note    int // -1 for none
+	Head    string // what the ID's column is called; "" is Unique ID
+	CatID   int    // column of the category's ID
+	Parent  int    // of its parent's ID; -1 if that is the ID up to its last "-"
+	Tiers   [2]int // columns of the path; if Parent is -1, of the name alone
+	Name    int    // column of the name, for rows without tiers; 0 for none
+	Note    int    // -1 for none
 	// Sensitive is the text in the note that marks special-category data, "" for
 	// none.
 	Sensitive string
@@ -49,9 +55,17 @@ var (
 	FormatAudience11 = Format{ID: "iab-audience-1.1", Title: "IAB Audience Taxonomy 1.1", Version: "1.1", Segtax: 4,
 		Headers: 1, Columns: 11, CatID: 1, Parent: 2, Tiers: [2]int{4, 10}, Note: 10}
 	FormatContent31 = Format{ID: "iab-content-3.1", Title: "IAB Content Taxonomy 3.1", Version: "3.1", Segtax: 9,
-		Headers: 2, Columns: 8, CatID: 0, Parent: 1, Tiers: [2]int{3, 7}, Note: 7, Sensitive: "SCD"}
+		Headers: 2, Columns: 8, CatID: 0, Parent: 1, Tiers: [2]int{3, 7}, Name: 2, Note: 7, Sensitive: "SCD"}
 	FormatAdProduct20 = Format{ID: "iab-ad-product-2.0", Title: "IAB Ad Product Taxonomy 2.0", Version: "2.0", Segtax: 8,
 		Headers: 1, Columns: 6, CatID: 0, Parent: 1, Tiers: [2]int{3, 6}, Note: -1}
+	FormatAudience10 = Format{ID: "iab-audience-1.0", Title: "IAB Audience Taxonomy 1.0", Version: "1.0",
+		Headers: 1, Columns: 11, CatID: 1, Parent: 2, Tiers: [2]int{4, 10}, Note: 10}
+	FormatContent10 = Format{ID: "iab-content-1.0", Title: "IAB Content Taxonomy 1.0", Version: "1.0", Segtax: 1,
+		Headers: 1, Columns: 3, Head: "IAB Code", CatID: 0, Parent: -1, Tiers: [2]int{2, 3}, Note: -1}
+	FormatContent22 = Format{ID: "iab-content-2.2", Title: "IAB Content Taxonomy 2.2", Version: "2.2", Segtax: 6,
+		Headers: 2, Columns: 8, CatID: 0, Parent: 1, Tiers: [2]int{3, 7}, Name: 2, Note: 7, Sensitive: "SCD"}
+	FormatContent30 = Format{ID: "iab-content-3.0", Title: "IAB Content Taxonomy 3.0", Version: "3.0", Segtax: 7,
+		Headers: 2, Columns: 8, CatID: 0, Parent: 1, Tiers: [2]int{3, 7}, Name: 2, Note: 7, Sensitive: "SCD"}
 )
 
 // DefectKind is what is wrong with a published row.
@@ -71,6 +85,9 @@ const (
 	DuplicateID DefectKind = "duplicate_id"
 	// BadRow: the row has no ID, no name, or too few columns. It is left out.
 	BadRow DefectKind = "bad_row"
+	// NoTiers: the row has a name and no tiers, or only those of its parent. Its
+	// name is taken for the tier that is missing.
+	NoTiers DefectKind = "no_tiers"
 	// NameMark: the name carries a footnote's asterisk, which is taken off.
 	NameMark DefectKind = "name_mark"
 )
@@ -91,6 +108,15 @@ func Audience11() (tree.Taxonomy, []Defect, error) { return unpack(audience11, F
 // defects of the published file.
 func Content31() (tree.Taxonomy, []Defect, error) { return unpack(content31, FormatContent31) }
 
+// AdProduct20 returns IAB Ad Product Taxonomy 2.0, segtax 8, 583 categories, and
+// the defects of the published file.
+func AdProduct20() (tree.Taxonomy, []Defect, error) { return unpack(adProduct20, FormatAdProduct20) }
+
+// Content10 returns IAB Content Taxonomy 1.0, segtax 1, 392 categories, and the
+// defects of the published file. Nothing is sold by it any more, but pages still
+// carry its codes: see Crosswalk.
+func Content10() (tree.Taxonomy, []Defect, error) { return unpack(content10, FormatContent10) }
+
 func unpack(b []byte, f Format) (tree.Taxonomy, []Defect, error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
@@ -105,6 +131,7 @@ type row struct {
 	id     string
 	parent string
 	path   []string // the tiers that are filled
+	name   string   // of the column Name
 	note   string
 }
 
@@ -150,8 +177,8 @@ func (l *loader) read(text string) error {
 	if len(lines) < l.f.Headers {
 		return fmt.Errorf("%d lines, but there should be %d of headers alone", len(lines), l.f.Headers)
 	}
-	if h := strings.Split(strings.TrimSuffix(lines[l.f.Headers-1], "\r"), "\t"); len(h) != l.f.Columns || !strings.EqualFold(h[l.f.CatID], "Unique ID") {
-		return errors.New("the header is not that of this format: want the column \"Unique ID\" and as many columns as the format has")
+	if h := strings.Split(strings.TrimSuffix(lines[l.f.Headers-1], "\r"), "\t"); len(h) != l.f.Columns || !strings.EqualFold(strings.TrimSpace(h[l.f.CatID]), cmp.Or(l.f.Head, "Unique ID")) {
+		return fmt.Errorf("the header is not that of this format: want the column %q and as many columns as the format has", cmp.Or(l.f.Head, "Unique ID"))
 	}
 	for i, s := range lines[l.f.Headers:] {
 		line := i + l.f.Headers + 1
@@ -166,11 +193,23 @@ func (l *loader) read(text string) error {
 			l.defect(line, "", BadRow, "%d columns, want %d", len(cells), l.f.Columns)
 			continue
 		}
-		x := &row{line: line, id: cells[l.f.CatID], parent: cells[l.f.Parent]}
+		x := &row{line: line, id: cells[l.f.CatID]}
+		if l.f.Parent >= 0 {
+			x.parent = cells[l.f.Parent]
+		} else if i := strings.LastIndexByte(x.id, '-'); i >= 0 {
+			x.parent = x.id[:i]
+		}
 		for _, c := range cells[l.f.Tiers[0]:l.f.Tiers[1]] {
 			if c != "" {
 				x.path = append(x.path, c)
 			}
+		}
+		if l.f.Name > 0 {
+			x.name = cells[l.f.Name]
+		}
+		if len(x.path) == 0 && x.name != "" {
+			x.path = []string{x.name}
+			l.defect(line, x.id, NoTiers, "only the name, %q", x.name)
 		}
 		if l.f.Note >= 0 {
 			x.note = cells[l.f.Note]
@@ -197,6 +236,10 @@ func (l *loader) read(text string) error {
 }
 
 func (l *loader) category(x *row) tree.Category {
+	if p := l.byID[x.parent]; p != nil && p != x && x.name != "" && slices.Equal(p.path, x.path) {
+		x.path = append(slices.Clone(x.path), x.name)
+		l.defect(x.line, x.id, NoTiers, "the tiers end with the parent's, %q; the name is %q", p.path[len(p.path)-1], x.name)
+	}
 	name := x.path[len(x.path)-1]
 	c := tree.Category{ID: x.id, Title: strings.Trim(name, "* "), Note: x.note}
 	if c.Title != name {
@@ -216,6 +259,7 @@ func (l *loader) category(x *row) tree.Category {
 		parent = l.fromPath(x, OwnParent, "is its own parent")
 	case x.parent != "" && parent == nil:
 		parent = l.fromPath(x, UnknownParent, fmt.Sprintf("the parent %.80q is not in the file", x.parent))
+	case l.f.Parent < 0: // the tiers are no path
 	case parent != nil && !slices.Equal(parent.path, above):
 		l.defect(x.line, x.id, PathConflict, "the parent %s stands at %q, the tiers say %q", parent.id, strings.Join(parent.path, " | "), strings.Join(x.path, " | "))
 		c.Tiers = x.path

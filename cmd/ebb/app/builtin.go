@@ -18,5 +18,9 @@ var builtinTaxonomies = sync.OnceValues(func() ([]tree.Taxonomy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the built-in IAB Content taxonomy: %w", err)
 	}
-	return []tree.Taxonomy{audience, content}, nil
+	product, _, err := iab.AdProduct20()
+	if err != nil {
+		return nil, fmt.Errorf("read the built-in IAB Ad Product taxonomy: %w", err)
+	}
+	return []tree.Taxonomy{audience, content, product}, nil
 })
