@@ -67,12 +67,18 @@ func (s *Server) handleOptOut(c echo.Context) error {
 	hd := headOf(r)
 	// The visitor's own no, by whatever page: as if the cookie were there.
 	hd.cookies = append([]string{CookieOptOut + "=1"}, hd.cookies...)
-	v := &w.visit
-	ctx, cancel := s.storeContext(r.Context())
-	defer cancel()
-	if err := s.identify(v, &hd, &wireConsent{}, nil, false); err != nil {
+	if err := s.identify(&w.visit, &hd, &wireConsent{}, nil, false); err != nil {
 		return s.unavailable(err)
 	}
+	return s.answerErasure(c, w, form, "You are opted out in this browser, and what was known of it is being erased.")
+}
+
+// answerErasure answers a choice once its erasure, if it makes one, is in the
+// log (R24).
+func (s *Server) answerErasure(c echo.Context, w *work, form bool, sentence string) (err error) {
+	v := &w.visit
+	ctx, cancel := s.storeContext(c.Request().Context())
+	defer cancel()
 	reached := s.o.Ack
 	if v.erased {
 		if reached, err = s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
@@ -85,8 +91,7 @@ func (s *Server) handleOptOut(c echo.Context) error {
 	if reached < s.o.Ack {
 		status = http.StatusAccepted
 	}
-	return answerChoice(c, form, status, &choiceReply{OptedOut: true, Erased: v.erased, Durable: reached.String()},
-		"You are opted out in this browser, and what was known of it is being erased.")
+	return answerChoice(c, form, status, &choiceReply{OptedOut: v.decision.Consent.Signal == taxonomy.SignalOptOut, Erased: v.erased, Durable: reached.String()}, sentence)
 }
 
 // handleOptIn answers POST /v1/optin: the opt-out cookie goes. An ID that is
@@ -115,6 +120,12 @@ func answerChoice(c echo.Context, form bool, status int, reply *choiceReply, sen
 		return writeJSON(c, status, reply)
 	}
 	res := c.Response()
+	if ref := first(c.Request().Header["Referer"]); sameHost(originOf(ref), c.Request().Host) && status == http.StatusOK {
+		// Back to the visitor's own page, which says how it stands now.
+		res.Header().Set("Location", "/privacy")
+		res.WriteHeader(http.StatusSeeOther)
+		return nil
+	}
 	res.Header().Set(echo.HeaderContentType, "text/plain; charset=utf-8")
 	res.WriteHeader(status)
 	// The client may be gone; there is nobody left to tell.

@@ -61,6 +61,10 @@ func (s *Server) table() []Route {
 		{http.MethodOptions, "/v1/optout", Public, AuthOpen, s.handlePreflight},
 		{http.MethodPost, "/v1/optin", Public, AuthOrigin, s.handleOptIn},
 		{http.MethodOptions, "/v1/optin", Public, AuthOpen, s.handlePreflight},
+		{http.MethodGet, "/privacy", Public, AuthSite, s.handlePrivacy},
+		{http.MethodGet, "/privacy/status", Public, AuthSite, s.handleStatus},
+		{http.MethodGet, "/privacy/data", Public, AuthSite, s.handleKnown},
+		{http.MethodPost, "/privacy/erase", Public, AuthOrigin, s.handleErase},
 		{http.MethodGet, "/.well-known/gpc.json", Public, AuthOpen, s.handleGPC},
 	}
 }

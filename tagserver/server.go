@@ -154,6 +154,9 @@ type Options struct {
 	Destinations Destinations
 	Erased       Erased
 	Audiences    Audiences
+	// Visitors tells visitors what is known of them; nil: /privacy says only how
+	// the browser stands.
+	Visitors Visitors
 
 	// TrustedProxies may say in X-Forwarded-For whom they speak for.
 	TrustedProxies []netip.Prefix

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"cmp"
 	"context"
 
+	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -25,3 +27,37 @@ func (p pages) Page(_ context.Context, v taxonomy.VisitorKey, _ taxonomy.SiteID)
 	}
 	return ans, nil
 }
+
+// Known tells a visitor what is known of it: what it did, as it is kept, and the
+// audiences that it is in, whether or not pages are told.
+func (p pages) Known(ctx context.Context, v taxonomy.VisitorKey) (k tagserver.Known, err error) {
+	today := p.a.env.millis().Day()
+	ids, err := p.a.seg.Visitor(nil, v, today)
+	if err != nil {
+		return k, err
+	}
+	c := p.a.catalog.Load()
+	for _, id := range ids {
+		if d, ok := c.audiences.Get(id); ok {
+			k.Audiences = append(k.Audiences, cmp.Or(d.Title, string(id)))
+		}
+	}
+	err = p.a.store.Events().Visitor(ctx, v, today.Oldest(), today, func(e *retention.StoredEvent) error {
+		ev := e.Record.Event
+		part := tagserver.KnownPart{Day: e.Day(), Site: string(e.Record.Site), What: ev.Kind.String(), Page: ev.URL, Till: e.Day() + taxonomy.RetentionDays - 1}
+		if ev.Name != "" {
+			part.What += " " + ev.Name
+		}
+		for _, q := range ev.Props {
+			part.Also = append(part.Also, q.Key+"="+q.Value)
+		}
+		if k.Events = append(k.Events, part); len(k.Events) > maxKnown {
+			k.Events = k.Events[1:]
+		}
+		return nil
+	})
+	return k, err
+}
+
+// maxKnown bounds the page of a visitor that did very much: the last so many.
+const maxKnown = 10_000

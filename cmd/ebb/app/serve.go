@@ -144,7 +144,7 @@ func (a *App) edgeOptions() tagserver.Options {
 		Now: a.env.millis, Rand: a.env.Rand, Timeout: context.WithTimeout,
 		Log: a.wal, Ack: retention.AckLocal, Keys: func() *keys.Ring { return a.keys.Load() },
 		Shards: a.install.Shards, Groups: a.install.Groups,
-		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Audiences: pages{a},
+		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Audiences: pages{a}, Visitors: pages{a},
 		Strings:        a.readStrings,
 		TrustedProxies: a.cfg.Proxies,
 		Metrics:        a.registry, Logger: a.log,
