@@ -192,13 +192,15 @@ func (a audienceShow) Run(c *cli.Context) error {
 }
 
 type audienceEstimate struct {
-	Rule string `arg:"" help:"A file with the rule in JSON, or - for standard input."`
+	Rule string `arg:"" help:"A file with the rule, as text or in JSON, or - for standard input."`
 }
 
 func (audienceEstimate) Help() string {
 	return `Counts the visitors whom a rule would have now, exactly, and says what each part of it keeps and why nothing is left.
 
-A rule:
+A rule, as text and in JSON:
+
+    c:products/grocery in 30d 3+ times and not c:products/meat
 
     {"and": [{"trait": "c:products/grocery", "window": "30d", "min": 3},
              {"not": {"trait": "c:products/meat"}}]}
@@ -211,9 +213,16 @@ Examples:
 
 // Run counts a rule.
 func (a audienceEstimate) Run(c *cli.Context) error {
-	rule, err := readDocument(c, a.Rule)
+	rule, err := readInput(c, a.Rule)
 	if err != nil {
 		return err
+	}
+	body := map[string]any{"rule_text": string(rule)}
+	if isJSON(rule) {
+		if rule, err = checkJSON(a.Rule, rule); err != nil {
+			return err
+		}
+		body = map[string]any{"rule": json.RawMessage(rule)}
 	}
 	return reach(c, func(cl *client.Client) error {
 		type counted struct {
@@ -234,7 +243,7 @@ func (a audienceEstimate) Run(c *cli.Context) error {
 				Why  string `json:"why"`
 			} `json:"why_empty"`
 		}
-		doc, err := cl.Post(c, "/api/v1/estimates", map[string]json.RawMessage{"rule": rule}, &e)
+		doc, err := cl.Post(c, "/api/v1/estimates", body, &e)
 		if err != nil {
 			return fmt.Errorf("estimate: %w", err)
 		}
@@ -256,8 +265,16 @@ func (a audienceEstimate) Run(c *cli.Context) error {
 	})
 }
 
-// readDocument reads a JSON document from a file or from standard input.
-func readDocument(c *cli.Context, from string) (json.RawMessage, error) {
+func checkJSON(from string, b []byte) (json.RawMessage, error) {
+	if !json.Valid(b) {
+		var at any
+		return nil, cli.Usage(fmt.Errorf("%s is no JSON: %w", from, json.Unmarshal(b, &at)))
+	}
+	return b, nil
+}
+
+// readInput reads a file, or standard input.
+func readInput(c *cli.Context, from string) ([]byte, error) {
 	in := c.Stdin
 	if from != "-" {
 		f, err := os.Open(from)
@@ -270,10 +287,6 @@ func readDocument(c *cli.Context, from string) (json.RawMessage, error) {
 	b, err := io.ReadAll(io.LimitReader(in, 1<<20))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", from, err)
-	}
-	if !json.Valid(b) {
-		var at any
-		return nil, cli.Usage(fmt.Errorf("%s is no JSON: %w", from, json.Unmarshal(b, &at)))
 	}
 	return b, nil
 }
