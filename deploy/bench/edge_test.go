@@ -75,10 +75,9 @@ func serve(dir string) error {
 
 // process is a server under test.
 type process struct {
-	name    string
-	addr    string
-	pid     int
-	request func(conn int) []byte // after the first answer
+	name string
+	addr string
+	pid  int
 }
 
 // pinned runs a command on one core, where that can be asked for.

@@ -69,9 +69,8 @@ type sentEvent struct {
 }
 
 type importFile struct {
-	body   string
-	rows   []importRow
-	source taxonomy.SourceID
+	body string
+	rows []importRow
 }
 
 type importRow struct {
