@@ -236,3 +236,14 @@ func FuzzParseText(f *testing.F) {
 		}
 	})
 }
+
+// The example of the help, in both faces.
+func TestTheHelpsExampleIsOneRule(t *testing.T) {
+	const text = "c:shop/shoes in 30d on 3+ days last seen 7-29 days ago and not c:shop/checkout in 30d"
+	const json = `{"and": [{"trait": "c:shop/shoes", "window": "30d", "min": 3, "unit": "days", "last_seen": {"min_days": 7, "max_days": 29}}, {"not": {"trait": "c:shop/checkout", "window": "30d"}}]}`
+	a, err1 := query.ParseText(text)
+	b, err2 := query.Parse([]byte(json))
+	if err1 != nil || err2 != nil || !reflect.DeepEqual(a, b) || query.Text(b) != text {
+		t.Errorf("%v, %v: %s", err1, err2, query.Text(b))
+	}
+}
