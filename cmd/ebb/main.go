@@ -38,6 +38,7 @@ type commands struct {
 	Lookalike lookalikeCommand `cmd:"" help:"Show how good lookalikes are."`
 	Deliver   deliverCommand   `cmd:"" help:"Deliver audiences to destinations."`
 	Consent   consentCommand   `cmd:"" help:"Explain consent strings."`
+	Tag       tagCommand       `cmd:"" help:"Print and check the tag of a site."`
 	Retention retentionCommand `cmd:"" help:"Audit, forget and erase."`
 	Backup    backupCommand    `cmd:"" help:"Write and check backups."`
 	Restore   restoreCommand   `cmd:"" help:"Bring a backup back into an empty data directory."`
