@@ -51,6 +51,7 @@ var resultWords = map[string]string{
 	delivery.ResultDelta:     "what changed was said",
 	delivery.ResultSame:      "nothing changed for this destination",
 	delivery.ResultDelivered: "had been delivered before",
+	delivery.ResultWaiting:   "waits for the receiver, which is asked again",
 }
 
 func (c *Console) destinationRow(ctx context.Context, d delivery.Destination) (destinationRow, error) {

@@ -21,8 +21,6 @@ import (
 	wal "github.com/ebb-dmp/ebb/retention/log"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
-	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
-	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
 	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/tagserver/geo"
@@ -194,9 +192,9 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 			return a.keys.Load().Pseudonym(d, epoch, k)
 		},
 		View:       func() (audience.View, error) { return a.fold.View(), nil },
-		Formats:    map[string]delivery.Format{"tsv": tsv.Format{}},
-		Transports: map[string]delivery.Transport{"pull": pull.Transport{}},
-		Now:        a.env.millis, Rand: a.env.Rand,
+		Formats:    formats(),
+		Transports: a.transports(),
+		Now:        a.env.millis, After: a.env.After, Rand: a.env.Rand,
 	})
 	if err != nil {
 		return "", err

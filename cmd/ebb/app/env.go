@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,6 +28,9 @@ type Env struct {
 	// Listen opens a listener, Dial a connection.
 	Listen func(network, address string) (net.Listener, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	// Resolve returns the addresses of a host's name; nil: there is no name
+	// service.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
 // System is the world as it is.
@@ -38,6 +42,9 @@ func System() Env {
 		FS:     vfs.Default,
 		Listen: net.Listen,
 		Dial:   (&net.Dialer{}).DialContext,
+		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		},
 	}
 }
 

@@ -159,6 +159,11 @@ func (a *App) DeliverAll(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
+		if done.Result == delivery.ResultWaiting && done.Fault != "" {
+			a.log.Warn("a receiver does not take what it is sent; it is asked again", "destination", id, "generation", done.Generation,
+				"chunks", done.Chunks, "acknowledged", done.Acknowledged, "refused", done.Refused, "fault", done.Fault, "next", done.Next.Time())
+			continue
+		}
 		if done.Result != delivery.ResultSame && done.Result != delivery.ResultDelivered {
 			a.log.Info("delivered", "destination", id, "generation", done.Generation, "result", done.Result, "rows", done.Rows, "removes", done.Removes)
 		}

@@ -12,14 +12,14 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/delivery"
-	"github.com/ebb-dmp/ebb/segments/delivery/format/facts"
+	"github.com/ebb-dmp/ebb/segments/delivery/format"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 //go:embed facts.yaml
 var factsYAML []byte
 
-var known = facts.MustParse(factsYAML)
+var known = format.MustParse(factsYAML)
 
 // DataProvider is the entry of Destination.Account with our ID at The Trade Desk.
 const DataProvider = "DataProviderId"
@@ -80,7 +80,7 @@ func (e *encoder) Append(dst []byte, run delivery.Run, ids []string) ([]byte, er
 	if !run.Remove {
 		// Whether their clock begins at TimestampUtc or when they have it is not
 		// said: so that a copy never outlives ours, both begin.
-		life = min(max(1, run.Minutes-e.delay), known.Life.Max)
+		life = min(max(1, run.Minutes-e.delay), known.LifeMax)
 	}
 	for _, id := range ids {
 		if id == "" {

@@ -16,14 +16,14 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
-	"github.com/ebb-dmp/ebb/segments/delivery/format/facts"
+	"github.com/ebb-dmp/ebb/segments/delivery/format"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 //go:embed facts.yaml
 var factsYAML []byte
 
-var known = facts.MustParse(factsYAML)
+var known = format.MustParse(factsYAML)
 
 // The events.
 const (
