@@ -31,7 +31,7 @@ var (
 	tcfExpired   = fault{Code: "tcf_expired", Why: "the TCF string is older than 13 months", Mend: askAgain}
 
 	tcfNoDisclosure = fault{Code: "tcf_no_disclosure", Why: "the TCF string is of March 2026 or later and has no disclosed vendors, which TCF 2.3 demands", Mend: "update the consent platform to TCF 2.3"}
-	tcfCMPDeleted   = fault{Code: "tcf_cmp_deleted", Why: "the TCF string is of a consent platform that the IAB has deleted", Mend: "choose a consent platform that is in the IAB's list"}
+	tcfCMPDeleted   = fault{Code: "tcf_cmp_deleted", Why: "the TCF string is of a consent platform that does not exist, or that the IAB has deleted", Mend: "choose a consent platform that is in the IAB's list"}
 	tcfMissing      = fault{Code: "tcf_missing", Why: "the request says that the GDPR applies (gdpr=1) and brings no TCF string", Mend: "send the TCF string as gdpr_consent, or in gpp"}
 	tcfNoRole       = fault{Code: "tcf_no_role", Why: "a TCF string is there, and it is not configured for whom it is to be read", Mend: "set consent.role, and for a vendor consent.gvl_id and consent.gvl"}
 	tcfNoPublisher  = fault{Code: "tcf_no_publisher", Why: "the TCF string has no publisher segment, which is what a publisher goes by", Mend: "have the consent platform ask for the publisher's own purposes, or set consent.role: vendor"}

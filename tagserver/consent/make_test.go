@@ -20,7 +20,7 @@ func (w *writer) num(v uint64, n int) *writer {
 func (w *writer) String() string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	b := slices.Clone(w.bits)
-	for len(b)%6 != 0 {
+	for len(b)%24 != 0 { // as the IAB pads, which other readers need
 		b = append(b, 0)
 	}
 	out := make([]byte, 0, len(b)/6)

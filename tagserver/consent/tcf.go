@@ -30,6 +30,7 @@ const (
 // tcf is a TC string, as far as the asked vendors go.
 type tcf struct {
 	created, updated taxonomy.Day
+	reversed         bool // updated before it was made, be it by a second
 	cmp, list        uint16
 	policy           uint8
 	consent          uint32 // 24 bits, the first for purpose 1
@@ -82,7 +83,8 @@ func (t *tcf) core(b *bits, asked []uint16) *fault {
 	if v := b.num(6); v != 2 {
 		return &tcfVersion
 	}
-	t.created, t.updated = dayOf(b.num(36)), dayOf(b.num(36))
+	made, updated := b.num(36), b.num(36)
+	t.created, t.updated, t.reversed = dayOf(made), dayOf(updated), updated < made
 	t.cmp = uint16(b.num(12))
 	b.skip(12 + 6 + 12) // the platform's version, its screen, the language
 	t.list = uint16(b.num(12))
@@ -93,6 +95,9 @@ func (t *tcf) core(b *bits, asked []uint16) *fault {
 	t.consent, t.interest = uint32(b.num(24)), uint32(b.num(24))
 	t.oneTreatment = b.flag()
 	t.country = [2]byte{'A' + byte(b.num(6)), 'A' + byte(b.num(6))}
+	if t.country[0] > 'Z' || t.country[1] > 'Z' {
+		return &tcfMalformed
+	}
 	if b.short || !b.vendors(asked, &t.vendors) || !b.vendors(asked, &t.vendorInterest) {
 		return &tcfMalformed
 	}
@@ -136,6 +141,9 @@ func (t *tcf) segment(b *bits, asked []uint16) bool {
 		}
 		t.hasDisclosed = true
 		return b.vendors(asked, &t.disclosed) && b.padded()
+	case 2: // of global scope, which is over; still to be sound
+		var ignored set
+		return b.vendors(asked, &ignored) && b.padded()
 	case 3:
 		if t.hasPublisher {
 			return false
@@ -150,8 +158,10 @@ func (t *tcf) segment(b *bits, asked []uint16) bool {
 
 func (t *tcf) valid(cmps *CMPList, day taxonomy.Day) *fault {
 	switch {
-	case t.updated < t.created:
+	case t.reversed:
 		return &tcfDates
+	case t.cmp < 2: // 0 and 1 are nobody's
+		return &tcfCMPDeleted
 	case t.updated > day+maxAheadDays:
 		return &tcfFuture
 	case day-t.created > maxAgeDays:
