@@ -38,13 +38,13 @@ func (b *bits) num(n int) uint64 {
 		b.short, b.at = true, 6*len(b.s)
 		return 0
 	}
-	first, last := b.at/6, (b.at+n-1)/6
+	first, last := uint(b.at)/6, uint(b.at+n-1)/6
 	var v uint64
-	for i := first; i <= last; i++ {
-		v = v<<6 | uint64(sextet[b.s[i]])
+	for _, c := range []byte(b.s[first : last+1]) {
+		v = v<<6 | uint64(sextet[c])
 	}
 	b.at += n
-	return v >> uint(6*(last+1)-b.at) & (1<<uint(n) - 1)
+	return v >> (6*(last+1) - uint(b.at)) & (1<<uint(n) - 1)
 }
 
 func (b *bits) flag() bool { return b.num(1) == 1 }

@@ -45,6 +45,10 @@ func (b *bits) vendors(asked []uint16, out *set) bool {
 // A backward range, vendor 0 and one above most make the whole list unsound:
 // nobody knows what was meant.
 func (b *bits) ranges(asked []uint16, most uint16, out *set) bool {
+	if len(asked) == 0 {
+		asked = []uint16{0} // which is in no range
+	}
+	least, greatest := asked[0], asked[len(asked)-1]
 	for n := b.num(12); n > 0; n-- {
 		v := b.num(17)
 		first := uint16(v)
@@ -55,7 +59,9 @@ func (b *bits) ranges(asked []uint16, most uint16, out *set) bool {
 		if b.short || first == 0 || first > last || last > most {
 			return false
 		}
-		out.addRange(asked, first, last)
+		if last >= least && first <= greatest {
+			out.addRange(asked, first, last)
+		}
 	}
 	return !b.short
 }
