@@ -68,6 +68,8 @@ type carried struct {
 type ident struct {
 	id     [16]byte
 	issued taxonomy.Day
+	// old: signed with a key that signs no more.
+	old bool
 }
 
 // readCookies scans the Cookie lines by hand: net/http takes the first of two
@@ -86,7 +88,7 @@ func readCookies(lines []string, ring *keys.Ring, today taxonomy.Day) (c carried
 				c.any = true
 				id, issued, ok := ring.VerifyCookie(CookieID, value, today)
 				if ok {
-					c.addID(ident{id, issued})
+					c.addID(ident{id, issued, !ring.SignedByCurrent(value)})
 				}
 			}
 		}
@@ -96,7 +98,7 @@ func readCookies(lines []string, ring *keys.Ring, today taxonomy.Day) (c carried
 
 func (c *carried) addID(i ident) {
 	for _, o := range c.ids[:c.n] {
-		if o == i {
+		if o.id == i.id && o.issued == i.issued {
 			return
 		}
 	}
@@ -239,6 +241,11 @@ func (s *Server) identify(v *visit, h *head, c *wireConsent, site *taxonomy.Site
 			v.group = s.group(key)
 			if mint && v.decision.SetCookie() && today >= keys.RotationDay(i.id, i.issued) {
 				return s.rotate(v, today, site)
+			}
+			if left := int(i.issued + keys.CookieDays - today); i.old && left > 0 && mint && v.decision.SetCookie() {
+				// The same ID with its day, under the key that signs now: what
+				// is left of its life, not a new one.
+				v.set(setCookie(CookieID, v.ring.SignCookie(CookieID, i.id, i.issued), left*24*3600))
 			}
 			s.metrics.cookies.WithLabelValues(cookieReturning).Inc()
 			return nil

@@ -99,6 +99,13 @@ func (r *Ring) VerifyCookie(name, value string, today taxonomy.Day) (id [16]byte
 	return claimed, issued, true
 }
 
+// SignedByCurrent reports whether a cookie's value names the key that signs now.
+// It verifies nothing: ask VerifyCookie first.
+func (r *Ring) SignedByCurrent(value string) bool {
+	const dot = len(cookieVersion) + keyIDChars
+	return len(value) == cookieSize && value[len(cookieVersion):dot] == r.cookies[r.current].id
+}
+
 // cookieKey returns the key of that ID, or nil. There are a handful; IDs are
 // public.
 func (r *Ring) cookieKey(id string) *cookieKey {
