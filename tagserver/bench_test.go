@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -126,4 +127,49 @@ func BenchmarkFindPII(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkFirewallShare prints what the firewall costs of a whole request, in
+// percent: the same event cleaned alone, and taken by the handler.
+func BenchmarkFirewallShare(b *testing.B) {
+	const event = `{"id":"e00f1e2d3c4b5a69788796a5b4c3d2e1","t":1764063000000,"kind":"track","name":"add_to_cart","url":"https://shop.example/p/shoes?cat=red&x=1","ref":"https://search.example/","props":{"sku":"a-1","price":12.5,"list":"summer sale 2026","ean":"4006381333931"}}`
+	body := `{"site":"shop","sent":1764063000000,"consent":{"granted":true},"events":[` + event + `]}`
+	s, cookie, l := benchEdge(b)
+	site, _ := s.o.Sites.Site("shop")
+	var batch wireBatch
+	if err := parseBatch(body, &batch); err != nil {
+		b.Fatal(err)
+	}
+	values := []string{batch.Events[0].Name, batch.Events[0].URL, batch.Events[0].Ref}
+	for _, p := range batch.Events[0].Props {
+		values = append(values, p.Key, p.Value)
+	}
+	r := httptest.NewRequest("POST", "/v1/e", nil)
+	r.Header = http.Header{"Origin": {shop}, "User-Agent": {browserAgent}, "Cookie": {CookieID + "=" + cookie}, "Content-Type": {"text/plain"}}
+	rd := strings.NewReader(body)
+	var firewall, clean, whole time.Duration
+	var dst taxonomy.Event
+	for b.Loop() {
+		t0 := time.Now()
+		for _, v := range values {
+			if RefusesValue("k", v) {
+				b.Fatal("not clean")
+			}
+		}
+		t1 := time.Now()
+		if f := cleanEvent(&dst, &batch.Events[0], &site, 1764063000000, batch.Sent); f != nil {
+			b.Fatal(f.why)
+		}
+		t2 := time.Now()
+		rd.Reset(body)
+		r.Body = io.NopCloser(rd)
+		s.Handler(Public).ServeHTTP(httptest.NewRecorder(), r)
+		firewall, clean, whole = firewall+t1.Sub(t0), clean+t2.Sub(t1), whole+time.Since(t2)
+	}
+	if l.n < b.N {
+		b.Fatalf("%d records of %d requests", l.n, b.N)
+	}
+	b.ReportMetric(100*float64(firewall)/float64(whole), "%detectors")
+	b.ReportMetric(100*float64(clean)/float64(whole), "%clean")
+	b.ReportMetric(float64(firewall.Nanoseconds())/float64(b.N), "detectors-ns/event")
 }
