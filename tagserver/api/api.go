@@ -192,6 +192,7 @@ func New(o Options) (*API, error) {
 	a.definitions()
 	a.categories()
 	a.estimates()
+	a.dryRuns()
 	a.generations()
 	a.deliveries()
 	a.importing()
