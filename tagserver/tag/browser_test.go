@@ -208,8 +208,10 @@ func chromium(t *testing.T) context.Context {
 		chromedp.Flag("disable-features", "Translate"), // not the back-forward cache, which chromedp's own list switches off
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))...)
 	t.Cleanup(cancel)
-	ctx, cancel := chromedp.NewContext(alloc)
-	t.Cleanup(cancel)
+	ctx, _ := chromedp.NewContext(alloc)
+	// Waits until the browser is gone, so that nobody writes into a folder that is
+	// being removed.
+	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
 	ctx, cancel = context.WithTimeout(ctx, 150*time.Second)
 	t.Cleanup(cancel)
 	if err := chromedp.Run(ctx); err != nil {

@@ -37,8 +37,10 @@ func chromium(t *testing.T) context.Context {
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))...)
 	t.Cleanup(cancel)
-	ctx, cancel := chromedp.NewContext(alloc)
-	t.Cleanup(cancel)
+	ctx, _ := chromedp.NewContext(alloc)
+	// Waits until the browser is gone, so that nobody writes into a folder that is
+	// being removed.
+	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
 	ctx, cancel = context.WithTimeout(ctx, 90*time.Second)
 	t.Cleanup(cancel)
 	return ctx
