@@ -12,9 +12,11 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tradedesk"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/webhook"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/dir"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/https"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport/sftp"
 )
 
 // Beside the data directory, as the keys are: what is in it is neither visitors'
@@ -36,21 +38,23 @@ func formats() map[string]delivery.Format {
 
 // transports are the ways in which files reach receivers.
 func (a *App) transports() map[string]delivery.Transport {
+	guard := &transport.Guard{
+		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			if addr, err := netip.ParseAddr(host); err == nil {
+				return []netip.Addr{addr}, nil
+			}
+			if a.env.Resolve == nil {
+				return nil, errors.New("this process has no name service")
+			}
+			return a.env.Resolve(ctx, host)
+		},
+		Connect: a.env.Dial,
+	}
 	return map[string]delivery.Transport{
-		"pull": pull.Transport{},
-		"dir":  dir.Transport{FS: a.env.FS, Root: a.cfg.Data + outgoingSuffix},
-		"https": https.New(https.Options{
-			Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
-				if addr, err := netip.ParseAddr(host); err == nil {
-					return []netip.Addr{addr}, nil
-				}
-				if a.env.Resolve == nil {
-					return nil, errors.New("this process has no name service")
-				}
-				return a.env.Resolve(ctx, host)
-			},
-			Dial: a.env.Dial, Secret: a.secret, Now: a.env.millis,
-		}),
+		"pull":  pull.Transport{},
+		"dir":   dir.Transport{FS: a.env.FS, Root: a.cfg.Data + outgoingSuffix},
+		"https": https.New(https.Options{Guard: guard, Secret: a.secret, Now: a.env.millis}),
+		"sftp":  sftp.Transport{Dial: guard.Dial, Secret: a.secret},
 	}
 }
 
@@ -67,8 +71,8 @@ func (a *App) secret(name string) (string, error) {
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
 	s := strings.TrimSpace(string(b))
-	if s == "" || len(b) > mostSecret || strings.ContainsAny(s, "\r\n\x00") {
-		return "", fmt.Errorf("read %s: want one line of at most %d bytes", name, mostSecret)
+	if s == "" || len(b) > mostSecret {
+		return "", fmt.Errorf("read %s: want 1 to %d bytes", name, mostSecret)
 	}
 	return s, nil
 }

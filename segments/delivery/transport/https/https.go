@@ -19,6 +19,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -37,18 +38,13 @@ const (
 	wholeTimeout   = 15 * time.Minute
 )
 
-// Options are what the transport works with. Resolve, Dial, Secret and Now are
-// needed.
+// Options are what the transport works with. Guard, Secret and Now are needed.
 type Options struct {
-	// Resolve returns the addresses of a host.
-	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	// Dial connects to an address that Resolve gave: "192.0.2.1:443".
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Guard connects.
+	Guard *transport.Guard
 	// Secret returns the content of a credentials file, without space around it.
 	Secret func(file string) (string, error)
 	Now    func() taxonomy.Millis
-	// Private are the non-public addresses that may be reached; none if empty.
-	Private []netip.Prefix
 	// Roots are the authorities that are trusted; nil: the system's.
 	Roots *x509.CertPool
 }
@@ -66,7 +62,11 @@ func New(o Options) *Transport {
 	t := &Transport{o: o}
 	t.client = &http.Client{
 		Transport: &http.Transport{
-			DialContext:            t.dial,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+				defer cancel()
+				return o.Guard.Dial(ctx, network, address)
+			},
 			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:    connectTimeout,
 			ResponseHeaderTimeout:  answerTimeout,
@@ -92,9 +92,9 @@ func (t *Transport) Check(d *delivery.Destination) error {
 		return &taxonomy.FieldError{Field: "url", Err: err}
 	}
 	switch host, ipErr := netip.ParseAddr(u.Hostname()); {
-	case ipErr == nil && !t.allowed(host):
-		return taxonomy.Invalid("url", "%s is no public address; the configuration can allow it", host)
-	case u.Scheme == "http" && ipErr == nil && !public(host):
+	case ipErr == nil && !t.o.Guard.Allows(host):
+		return taxonomy.Invalid("url", "%s is no public address; which the configuration does not allow", host)
+	case u.Scheme == "http" && ipErr == nil && !transport.Public(host):
 		return nil // within the house, and allowed above
 	case u.Scheme != "https":
 		return taxonomy.Invalid("url", "scheme %q: want https", u.Scheme)
@@ -118,77 +118,6 @@ func target(d *delivery.Destination, name string) (*url.URL, error) {
 		return nil, fmt.Errorf("%s must not stand in the host", Name)
 	}
 	return u, nil
-}
-
-// dialError is a failure before anything was sent.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-// dial resolves a host, and connects to an address of it that may be reached.
-// The check is here, on what is connected to: a name that was public when the
-// destination was defined may have moved inside since.
-func (t *Transport) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, &dialError{err}
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	addrs, err := t.o.Resolve(ctx, host)
-	if err != nil {
-		return nil, &dialError{fmt.Errorf("resolve the receiver's name: %w", err)}
-	}
-	err = errors.New("the receiver's name has no address")
-	for _, a := range addrs {
-		if !t.allowed(a) {
-			err = errors.New("the receiver's name leads to an address that is not public; the configuration can allow it")
-			continue
-		}
-		var c net.Conn
-		if c, err = t.o.Dial(ctx, network, net.JoinHostPort(a.Unmap().String(), port)); err == nil {
-			return c, nil
-		}
-	}
-	return nil, &dialError{err}
-}
-
-func (t *Transport) allowed(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	if public(a) {
-		return true
-	}
-	for _, p := range t.o.Private {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-// notPublic are ranges that netip does not name, by RFC 6890 and its registry;
-// those that carry an IPv4 address within an IPv6 one lead anywhere.
-var notPublic = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.51.100.0/24"),
-	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("2001:db8::/32"),
-	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
-}
-
-func public(a netip.Addr) bool {
-	a = a.Unmap()
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
-		return false
-	}
-	for _, p := range notPublic {
-		if p.Contains(a) {
-			return false
-		}
-	}
-	return true
 }
 
 // Send posts or puts a chunk, and reads the receiver's answer.
@@ -248,9 +177,9 @@ func (t *Transport) Send(ctx context.Context, d *delivery.Destination, c *delive
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		var de *dialError
-		if errors.As(err, &de) {
-			return fmt.Errorf("connect: %w", de.err)
+		var ce *transport.ConnectError
+		if errors.As(err, &ce) {
+			return ce
 		}
 		return fmt.Errorf("no answer: %v: %w", err, retention.ErrUnknown)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/https"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -30,22 +31,24 @@ func fake(t *testing.T, h http.HandlerFunc, at string, private ...netip.Prefix) 
 	t.Cleanup(s.Close)
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	tr := https.New(https.Options{
+	tr := https.New(https.Options{Guard: &transport.Guard{
 		Resolve: func(_ context.Context, host string) ([]netip.Addr, error) {
 			if host != "example.com" {
 				return nil, errors.New("no such host")
 			}
 			return []netip.Addr{netip.MustParseAddr(at)}, nil
 		},
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		Connect: func(ctx context.Context, network, address string) (net.Conn, error) {
 			if host, _, _ := net.SplitHostPort(address); host != at {
 				t.Errorf("dialled %s", address)
 			}
 			return new(net.Dialer).DialContext(ctx, network, s.Listener.Addr().String())
 		},
-		Secret:  func(string) (string, error) { return "s3cret", nil },
-		Now:     func() taxonomy.Millis { return now },
-		Private: private, Roots: roots,
+		Private: private,
+	},
+		Secret: func(string) (string, error) { return "s3cret", nil },
+		Now:    func() taxonomy.Millis { return now },
+		Roots:  roots,
 	})
 	return tr, &delivery.Destination{ID: "dsp", URL: "https://example.com/in?token=hush", CredentialsFile: "dsp-token"}
 }
