@@ -74,7 +74,7 @@ func TestLongAVisitorSeesItsOwnPage(t *testing.T) {
 	clean("known")
 	if file := os.Getenv("EBB_TEST_SCREENSHOTS"); file != "" {
 		var png []byte
-		run(chromedp.FullScreenshot(&png, 90))
+		run(chromedp.FullScreenshot(&png, 100))
 		if err := os.WriteFile(filepath.Join(file, "privacy.png"), png, 0o644); err != nil {
 			t.Fatal(err)
 		}
