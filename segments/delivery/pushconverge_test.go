@@ -37,7 +37,6 @@ func (small) Facts() delivery.FormatFacts {
 // partner's software: it does what the fates say.
 type receiver struct {
 	mu    sync.Mutex
-	now   func() taxonomy.Millis
 	fate  func(*delivery.Chunk) fate
 	ends  map[string]taxonomy.Millis
 	lied  map[string]bool     // rows of which it took something later, or not, without saying so

@@ -282,14 +282,6 @@ func (p *parser) lex() {
 
 func (p *parser) tok() token { return p.toks[p.i] }
 
-func (p *parser) next() token {
-	t := p.tok()
-	if t.kind != 0 {
-		p.i++
-	}
-	return t
-}
-
 func (p *parser) or(depth int) *expr  { return p.joined("OR", true, depth, p.and) }
 func (p *parser) and(depth int) *expr { return p.joined("AND", false, depth, p.not) }
 
