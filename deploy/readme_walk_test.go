@@ -99,7 +99,7 @@ func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 	page = `<!doctype html><html lang="en"><title>shop</title>` + places.Replace(block("html")) + `<h1>Shop</h1><script>` + block("js") + `</script>`
 
 	alloc, cancel := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(browser), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.ExecPath(browser), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))...)
 	t.Cleanup(cancel)
 	tab, _ := chromedp.NewContext(alloc)

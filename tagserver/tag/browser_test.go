@@ -203,7 +203,7 @@ func chromium(t *testing.T) context.Context {
 		t.Skip("no chromium here; get it with: apt-get install chromium")
 	}
 	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-features", "Translate"), // not the back-forward cache, which chromedp's own list switches off
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))...)
