@@ -435,6 +435,36 @@ func TestAFlippedBitInAStoredFileIsFound(t *testing.T) {
 	}
 }
 
+// A ledger that is lost or damaged costs a full, and stops nothing.
+func TestALostLedgerIsHealedByAFull(t *testing.T) {
+	ctx := context.Background()
+	r := filled(t, 5)
+	first := r.run(t, destination())
+	blobs, err := r.store.Blobs().List(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for _, b := range blobs {
+		if strings.HasSuffix(b.Name, "ledger") {
+			lost++
+			if err := r.store.Blobs().Delete(ctx, []string{b.Name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if lost == 0 {
+		t.Fatal("no ledger was found: the test means nothing")
+	}
+	again := r.run(t, destination())
+	if again.Result != delivery.ResultFull || again.Held != first.Held || again.Why == "" {
+		t.Fatalf("after the loss: %+v; want a full of %d", again, first.Held)
+	}
+	if next := r.run(t, destination()); next.Result == delivery.ResultFull {
+		t.Errorf("and once more a full: %+v", next)
+	}
+}
+
 // The ledger of the first version, as it was written on 2026-11-25. If this
 // fails, the program no longer reads what is on operators' disks.
 func TestALedgerOfVersion1IsStillRead(t *testing.T) {

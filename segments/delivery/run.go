@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -111,11 +112,17 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	run.At = clock
 
 	ledger, err := d.readLedger(ctx, dest.ID, h)
-	if err != nil {
+	damaged := errors.Is(err, retention.ErrCorrupt) || errors.Is(err, retention.ErrNotFound)
+	if err != nil && !damaged {
 		return run, err
 	}
 	format := d.o.Formats[dest.Format]
 	run.Why = fullDue(h, dest, src, clock)
+	if damaged {
+		// Who pulls holds what the full says and nothing else, so what the ledger
+		// said of it is not needed.
+		ledger, run.Why = NewLedger(), "the ledger was damaged"
+	}
 	if run.Why == "" && !format.Facts().Removes {
 		run.Why = "the format cannot say that someone leaves"
 	}
