@@ -121,7 +121,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if damaged {
 		// Who pulls holds what the full says and nothing else, so what the ledger
 		// said of it is not needed.
-		ledger, run.Why = NewLedger(), "the ledger was damaged"
+		ledger, run.Why, run.Fault = NewLedger(), "the ledger was lost or damaged", err.Error()
 	}
 	if run.Why == "" && !format.Facts().Removes {
 		run.Why = "the format cannot say that someone leaves"

@@ -164,6 +164,9 @@ func (a *App) DeliverAll(ctx context.Context) error {
 				"chunks", done.Chunks, "acknowledged", done.Acknowledged, "refused", done.Refused, "fault", done.Fault, "next", done.Next.Time())
 			continue
 		}
+		if done.Fault != "" {
+			a.log.Warn("a delivery met damage and made a full", "destination", id, "fault", done.Fault)
+		}
 		if done.Result != delivery.ResultSame && done.Result != delivery.ResultDelivered {
 			a.log.Info("delivered", "destination", id, "generation", done.Generation, "result", done.Result, "rows", done.Rows, "removes", done.Removes)
 		}
