@@ -25,6 +25,16 @@ type tagSnippetCommand struct {
 	SRI  bool   `name:"sri" help:"A version that never changes, with its integrity hash."`
 }
 
+func (tagSnippetCommand) Help() string {
+	return `Prints the two lines that bring the tag into a page: the queue, which takes calls until the tag is there, and the tag itself. Paste them into the head of every page. The console shows the same for each site.
+
+Examples:
+
+    ebb tag snippet shop --host https://data.shop.example
+    ebb tag snippet shop --sri    # a version that never changes, with its integrity hash`
+}
+
+// Run prints the snippet.
 func (s tagSnippetCommand) Run(c *cli.Context) error {
 	if s.Host == "" {
 		settings, err := c.Config()
