@@ -56,6 +56,8 @@ func (r Ref) before(o Ref) bool {
 // head is what one swap replaces: the newest generation and those still kept.
 type head struct {
 	Generations []Ref `json:"generations"` // newest first
+	// Term is that of the lease whose holder claimed the head last.
+	Term uint64 `json:"term,omitempty"`
 
 	version uint64 // of the keyed item; 0: there is none yet
 }
@@ -114,6 +116,36 @@ func (g *Generations) swap(ctx context.Context, h head) error {
 	}
 	_, err = g.keyed.Swap(ctx, Space, retention.Item{Key: headKey, Value: b, Version: h.version})
 	return err
+}
+
+// Claim says that the holder of the builder's lease of a term publishes from now
+// on: whoever held an earlier term publishes nothing more, also if it was frozen
+// between its last look at the lease and the swap. Whoever takes the lease calls
+// it before anything else. ErrStale: a later term has claimed.
+func (g *Generations) Claim(ctx context.Context, term uint64) error {
+	for {
+		h, err := g.head(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("claim generations for term %d: %w", term, err)
+		case h.Term > term || len(h.Generations) > 0 && h.Generations[0].Term > term:
+			return fmt.Errorf("claim generations for term %d: %w", term, ErrStale)
+		case h.Term == term:
+			return nil
+		}
+		h.Term = term
+		err = g.swap(ctx, h)
+		// What is unknown, or met another's swap, is looked at again.
+		if err != nil && !errors.Is(err, retention.ErrUnknown) && !errors.Is(err, retention.ErrConflict) {
+			return fmt.Errorf("claim generations for term %d: %w", term, err)
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("claim generations for term %d: %w", term, ctx.Err())
+		}
+	}
 }
 
 // List returns the generations that are kept, newest first.
@@ -224,6 +256,9 @@ func (g *Generations) Publish(ctx context.Context, b *Built) (*Generation, error
 	h, err := g.head(ctx)
 	if err != nil {
 		return fail(err)
+	}
+	if ref.Term < h.Term {
+		return fail(fmt.Errorf("%w: a builder of term %d has taken over; this one is of term %d", ErrStale, h.Term, ref.Term))
 	}
 	again := false // perhaps we were here before
 	if len(h.Generations) > 0 {

@@ -39,6 +39,41 @@ func TestAStaleTermIsRefused(t *testing.T) { // P8
 	}
 }
 
+// A builder that was frozen just before the swap of its generation goes on when
+// another has its lease and has published nothing yet.
+func TestWhoeverClaimedKeepsOffAnEarlierTerm(t *testing.T) { // P8
+	for begun := range 2 {
+		b, w := newBench(t), world(12)
+		b.term = 1
+		claim := func(term uint64, want error) {
+			t.Helper()
+			if err := b.gens.Claim(t.Context(), term); !errors.Is(err, want) {
+				t.Fatalf("claim for term %d: got %v, want %v", term, err, want)
+			}
+		}
+		claim(1, nil)
+		if begun == 1 {
+			b.run(w, catalog())
+		}
+		k := &meddling{Keyed: b.model.Keyed(), before: func() { claim(2, nil) }}
+		build := audience.Builder{Generations: audience.NewGenerations(b.model.Blobs(), k, audience.Options{Now: b.clock.Now}), Now: b.clock.Now}
+		for _, when := range []string{"just before the swap", "ever after"} {
+			if _, err := build.Run(t.Context(), b.job(w, catalog())); !errors.Is(err, audience.ErrStale) {
+				t.Errorf("%s: term 1 published: %v", when, err)
+			}
+		}
+		if refs, err := b.gens.List(t.Context()); err != nil || len(refs) != begun {
+			t.Errorf("%d generations are published, want %d; %v", len(refs), begun, err)
+		}
+		claim(1, audience.ErrStale)
+		claim(2, nil)
+		b.term = 2
+		b.run(w, catalog())
+		b.want(w, "two", 0, 2, 4, 6, 8, 10)
+		claim(1, audience.ErrStale)
+	}
+}
+
 // meddling publishes another generation between the read of the head and its
 // swap.
 type meddling struct {

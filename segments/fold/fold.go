@@ -82,6 +82,12 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	if err != nil {
 		return nil, err
 	}
+	// From here on whoever held an earlier term commits nothing more, also if it
+	// was frozen in the middle of a checkpoint.
+	if version, err = f.files.claim(ctx, opt.Keyed, opt.Group, opt.Term, version); err != nil {
+		return nil, fmt.Errorf("claim the checkpoints of group %d for term %d: %w", opt.Group, opt.Term, err)
+	}
+	f.stored.version = version
 	if m == nil {
 		v := f.state.capture(0).view // of nothing
 		for i := range v.shards {
@@ -89,14 +95,14 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 		}
 		v.fold, v.epoch = f, opt.Epoch
 		f.view.Store(v)
-		return f, f.files.sweep(ctx, nil)
+		return f, f.files.sweepAll(ctx, nil)
 	}
 	if err := f.load(ctx, m, version); err != nil {
 		return nil, fmt.Errorf("load checkpoint %d of group %d: %w", m.Number, opt.Group, err)
 	}
 	f.keep = f.files.names(m)
 	f.keep[f.stored.name] = true
-	return f, f.files.sweep(ctx, f.keep)
+	return f, f.files.sweepAll(ctx, f.keep)
 }
 
 func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
@@ -107,7 +113,7 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 		return fmt.Errorf("%w: it was made under term %d, ours is %d", retention.ErrHeld, m.Term, f.opt.Term)
 	}
 	s := f.state
-	f.files.next = m.NextFile
+	f.files.next = max(f.files.next, m.NextFile)
 	for _, ref := range m.Visitors {
 		if err := f.loadRun(ctx, "visitors", ref, s.loadVisitor, s.unloadVisitor); err != nil {
 			return err

@@ -102,6 +102,14 @@ type world struct {
 	fail int
 	cfg  Config
 	hook func(o *Options)
+	// pause lets others run in the midst of a checkpoint.
+	pause *pause
+}
+
+// pause does something before the at-th write or listing, once.
+type pause struct {
+	at int
+	do func()
 }
 
 var errPower = errors.New("the power is gone")
@@ -130,7 +138,17 @@ func (w *world) open(t rapid.TB) *Fold {
 	return f
 }
 
+// turn is where others may come in between.
+func (w *world) turn() {
+	if p := w.pause; p != nil && p.at > 0 {
+		if p.at--; p.at == 0 {
+			p.do()
+		}
+	}
+}
+
 func (w *world) write() error {
+	w.turn()
 	if w.fail == 0 {
 		return errPower
 	}
@@ -150,6 +168,11 @@ func (b failingBlobs) Put(ctx context.Context, name string, over taxonomy.Millis
 		return retention.Blob{}, err
 	}
 	return b.Blobs.Put(ctx, name, over, r)
+}
+
+func (b failingBlobs) List(ctx context.Context, folder string) ([]retention.Blob, error) {
+	b.w.turn()
+	return b.Blobs.List(ctx, folder)
 }
 
 func (b failingBlobs) Delete(ctx context.Context, names []string) error {

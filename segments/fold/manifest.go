@@ -61,10 +61,12 @@ type seenRef struct {
 var headSpace = retention.KeyedSpace{Name: "checkpoint", Swapped: true}
 
 type head struct {
-	Manifest string `json:"manifest"`
+	Manifest string `json:"manifest"` // "": claimed, and nothing committed yet
 	Number   uint64 `json:"number"`
 	Epoch    uint64 `json:"epoch"`
-	Term     uint64 `json:"term"`
+	// Term is that of the lease under which the head was last swapped: by a
+	// commit, or by whoever claimed it since.
+	Term uint64 `json:"term"`
 }
 
 // files names and numbers the files of a group's checkpoints.
@@ -114,20 +116,22 @@ func (f *files) read(ctx context.Context, kind string, ref fileRef) ([]byte, err
 // lost its newest writes to damage.
 func (f *files) readHead(ctx context.Context, keyed retention.Keyed, g taxonomy.Group) (*manifest, uint64, error) {
 	var m *manifest
+	var h head
 	item, err := keyed.Get(ctx, headSpace, headKey(g))
 	if err != nil && !errors.Is(err, retention.ErrNotFound) {
 		return nil, 0, fmt.Errorf("read the checkpoint's head: %w", err)
 	}
 	if err == nil {
-		var h head
 		if err := json.Unmarshal(item.Value, &h); err != nil {
 			return nil, 0, fmt.Errorf("%w: the checkpoint's head: %v", retention.ErrCorrupt, err)
 		}
-		if m, err = f.readManifest(ctx, h.Manifest); err != nil {
-			return nil, 0, err
+		if h.Manifest != "" {
+			if m, err = f.readManifest(ctx, h.Manifest); err != nil {
+				return nil, 0, err
+			}
 		}
 	}
-	newer, err := f.newest(ctx, m)
+	newer, err := f.newest(ctx, m, h.Term)
 	if err != nil || newer == nil {
 		return m, item.Version, err
 	}
@@ -135,9 +139,9 @@ func (f *files) readHead(ctx context.Context, keyed retention.Keyed, g taxonomy.
 	return newer, version, err
 }
 
-// newest returns a whole manifest that is newer than m and not of a later term
-// than any that was committed, or nil.
-func (f *files) newest(ctx context.Context, m *manifest) (best *manifest, err error) {
+// newest returns a whole manifest that is newer than m, or nil. One of a term
+// below the head's is of a builder that was over when it wrote it.
+func (f *files) newest(ctx context.Context, m *manifest, term uint64) (best *manifest, err error) {
 	blobs, err := f.blobs.List(ctx, f.folder)
 	if err != nil && !errors.Is(err, retention.ErrCorrupt) {
 		return nil, fmt.Errorf("list %s: %w", f.folder, err)
@@ -154,7 +158,7 @@ func (f *files) newest(ctx context.Context, m *manifest) (best *manifest, err er
 		if err != nil {
 			continue // not whole: it was never committed
 		}
-		if m != nil && c.Number <= m.Number || best != nil && c.Number <= best.Number {
+		if c.Term < term || m != nil && c.Number <= m.Number || best != nil && c.Number <= best.Number {
 			continue
 		}
 		whole := true
@@ -214,22 +218,27 @@ func (f *files) commit(ctx context.Context, keyed retention.Keyed, m *manifest, 
 
 // swapHead makes a manifest the committed one.
 func (f *files) swapHead(ctx context.Context, keyed retention.Keyed, m *manifest, name string, version uint64) (uint64, error) {
-	h, err := json.Marshal(head{Manifest: name, Number: m.Number, Epoch: m.Epoch, Term: m.Term})
-	if err != nil {
-		return 0, err
-	}
-	item := retention.Item{Key: headKey(m.Group), Value: h, Version: version}
-	v, err := keyed.Swap(ctx, headSpace, item)
-	if errors.Is(err, retention.ErrUnknown) {
-		// It may have happened: the head itself knows.
-		if now, gerr := keyed.Get(ctx, headSpace, item.Key); gerr == nil && bytes.Equal(now.Value, h) {
-			return now.Version, nil
-		}
-	}
+	v, err := f.putHead(ctx, keyed, m.Group, head{Manifest: name, Number: m.Number, Epoch: m.Epoch, Term: m.Term}, version)
 	if err != nil {
 		return 0, fmt.Errorf("commit checkpoint %d: %w", m.Number, err)
 	}
 	return v, nil
+}
+
+func (f *files) putHead(ctx context.Context, keyed retention.Keyed, g taxonomy.Group, h head, version uint64) (uint64, error) {
+	b, err := json.Marshal(h)
+	if err != nil {
+		return 0, err
+	}
+	item := retention.Item{Key: headKey(g), Value: b, Version: version}
+	v, err := keyed.Swap(ctx, headSpace, item)
+	if errors.Is(err, retention.ErrUnknown) {
+		// It may have happened: the head itself knows.
+		if now, gerr := keyed.Get(ctx, headSpace, item.Key); gerr == nil && bytes.Equal(now.Value, b) {
+			return now.Version, nil
+		}
+	}
+	return v, err
 }
 
 // names returns the names of the files that a manifest needs.
@@ -251,8 +260,60 @@ func (f *files) names(m *manifest) map[string]bool {
 	return keep
 }
 
+// claim makes the head one of our term, so that the swap of whoever held an
+// earlier term, and does not know yet that it is over, meets another version. It
+// returns the head's version. A head of a later term is retention.ErrHeld.
+func (f *files) claim(ctx context.Context, keyed retention.Keyed, g taxonomy.Group, term, version uint64) (uint64, error) {
+	if term == 0 {
+		return version, nil // without leases there is nobody to keep off
+	}
+	var h head
+	item, err := keyed.Get(ctx, headSpace, headKey(g))
+	switch {
+	case errors.Is(err, retention.ErrNotFound):
+	case err != nil:
+		return 0, err
+	default:
+		if err := json.Unmarshal(item.Value, &h); err != nil {
+			return 0, fmt.Errorf("%w: the checkpoint's head: %v", retention.ErrCorrupt, err)
+		}
+	}
+	switch {
+	case item.Version != version:
+		return 0, fmt.Errorf("%w: another swapped the head meanwhile", retention.ErrConflict)
+	case h.Term > term:
+		return 0, fmt.Errorf("%w: it is of term %d", retention.ErrHeld, h.Term)
+	case h.Term == term:
+		return version, nil
+	}
+	h.Term = term
+	return f.putHead(ctx, keyed, g, h, version)
+}
+
+// sweepAll is sweep when nobody else writes: what was never committed goes too,
+// and its numbers are not given again, since one who is frozen while deleting
+// may have their names in hand.
+func (f *files) sweepAll(ctx context.Context, keep map[string]bool) error {
+	blobs, err := f.blobs.List(ctx, f.folder)
+	if err != nil && !errors.Is(err, retention.ErrCorrupt) {
+		return fmt.Errorf("list %s: %w", f.folder, err)
+	}
+	for _, b := range blobs {
+		f.next = max(f.next, f.number(b.Name)+1)
+	}
+	return f.sweep(ctx, keep)
+}
+
+// number is that of a file's name, or 0.
+func (f *files) number(name string) (n uint64) {
+	_, _ = fmt.Sscanf(strings.TrimPrefix(name, f.folder+"/"), "%d.", &n)
+	return n
+}
+
 // sweep deletes the group's files that are not to be kept: what an older
-// checkpoint needed, and what one that was never committed wrote.
+// checkpoint needed, and what one that was never committed wrote. Files of
+// numbers that we have not come to are another's: a builder that was frozen
+// between its commit and its sweep must not take those of its successor.
 func (f *files) sweep(ctx context.Context, keep map[string]bool) error {
 	blobs, err := f.blobs.List(ctx, f.folder)
 	if err != nil && !errors.Is(err, retention.ErrCorrupt) {
@@ -261,7 +322,7 @@ func (f *files) sweep(ctx context.Context, keep map[string]bool) error {
 	}
 	var old []string
 	for _, b := range blobs {
-		if !keep[b.Name] {
+		if !keep[b.Name] && f.number(b.Name) < f.next {
 			old = append(old, b.Name)
 		}
 	}

@@ -184,6 +184,10 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	a.life.onStop("fold", func(context.Context) error { return a.fold.Close() })
 
 	a.generations = audience.NewGenerations(a.store.Blobs(), a.store.Keyed(), audience.Options{Now: a.env.millis, Keep: 14})
+	// A head that cannot be read is told below, where it is read.
+	if err = a.generations.Claim(ctx, a.lease.Term); err != nil && !errors.Is(err, retention.ErrCorrupt) {
+		return "", err
+	}
 	a.builder = &audience.Builder{Generations: a.generations, Now: a.env.millis}
 	a.seg = audience.NewSeg(overlay{a.fold})
 	a.deliverer, err = delivery.New(delivery.Options{
