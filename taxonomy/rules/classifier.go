@@ -26,6 +26,7 @@ type Classifier struct {
 }
 
 type compiled struct {
+	sites   []taxonomy.SiteID // none: every one
 	conds   []condition
 	static  []uint32 // into table: traits and ancestors, sorted, once
 	dynamic []target // with properties in them
@@ -102,7 +103,7 @@ func (c *Classifier) makeTable(ps []parsed) {
 }
 
 func (c *Classifier) compile(p *parsed) (r compiled) {
-	r.conds = p.conds
+	r.sites, r.conds = p.sites, p.conds
 	for _, t := range p.targets {
 		switch {
 		case t.parts != nil:

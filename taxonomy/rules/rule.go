@@ -161,6 +161,7 @@ type condition struct {
 	above, below bool
 	pattern      *regexp.Regexp // opMatches
 	not          bool
+	at           uint8 // its place in the rule's When
 }
 
 // target is a line of Then.
@@ -206,6 +207,7 @@ func parse(r *Rule, f *tree.Forest) (*parsed, error) {
 			if err != nil {
 				fail(fmt.Sprintf("when[%d].%s", i, field), err)
 			}
+			c.at = uint8(i)
 			p.conds = append(p.conds, c)
 		}
 		// The dear ones are asked only if the others hold.
