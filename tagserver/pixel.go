@@ -67,11 +67,11 @@ func (s *Server) pixel(ctx context.Context, r *pixelRequest, w *work, a *pixelAn
 	case v.limited:
 		refuse(site.ID, &fault{reason: taxonomy.ReasonRateLimit, field: "", why: "too many new visitors from this network at once"})
 	case !v.known:
-		if v.erased {
+		if len(v.records) > 0 {
 			if _, err := s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
 				// Not erased, so the cookie must come again: it stays.
 				a.reason, a.n = codeUnavailable, 0
-				s.log.Warn("erasure not taken", "error", err)
+				s.log.Warn("erasure or consent not taken", "error", err)
 				return
 			}
 		}

@@ -44,12 +44,12 @@ func (s *Server) handleSeg(c echo.Context) error {
 	reply := segReply{Audiences: []PageAudience{}, AsOf: v.now}
 	status := http.StatusOK
 	switch {
-	case v.erased:
+	case len(v.records) > 0:
 		reached, err := s.append(ctx, v.records, v.group, s.o.Ack)
 		if err != nil {
 			return storeProblem(err)
 		}
-		if reached < s.o.Ack {
+		if v.erased && reached < s.o.Ack {
 			status = http.StatusAccepted
 		}
 		h.Set(headerReason, v.reason())
@@ -116,7 +116,7 @@ func (s *Server) handleSync(c echo.Context) error {
 		s.log.Error("request not answered", "error", err)
 		return no(codeUnavailable)
 	}
-	if v.erased {
+	if len(v.records) > 0 {
 		if _, err := s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
 			v.n = 0 // not erased, so the cookie must come again: it stays
 			return no(codeUnavailable)

@@ -209,7 +209,7 @@ func american(sig taxonomy.Signal, optOut, bad *fault) decide.Statement {
 	case bad != nil:
 		return stale(sig, bad)
 	case optOut != nil:
-		s.Purposes, s.Reason = 0, *optOut
+		s.Purposes, s.Reason, s.Unasked = 0, *optOut, unasked(optOut)
 	}
 	return s
 }
@@ -259,9 +259,7 @@ func (r *Reader) readGPP(dst []decide.Statement, s string, sid *sids, day taxono
 			fails = &gppUnknown
 		}
 		american = true
-		if refuses != nil && optOut == nil {
-			optOut = refuses
-		}
+		optOut = graver(optOut, refuses)
 		if fails != nil && bad == nil && applies {
 			bad = fails
 		}
@@ -295,9 +293,10 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 		return stale(sig, &tcfNoPublisher)
 	}
 	out := decide.Statement{Signal: sig, Regime: taxonomy.RegimeOptIn}
-	worst := grounded
+	worst, no := grounded, false
 	for _, n := range need {
 		g := r.own(&t, n.tcf, day)
+		no = no || (n.tcf == 1 || n.tcf == 3) && r.visitorsNo(&t, n.tcf, g)
 		if g == grounded {
 			out.Purposes |= n.ours
 		} else if worst == grounded || g == notDisclosed || g == vendorRefused && worst == purposeRefused {
@@ -308,6 +307,7 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 	if sig == taxonomy.SignalGPP {
 		words = &r.gpp
 	}
+	out.Unasked = !no
 	if out.Purposes.Has(taxonomy.MayExport) {
 		out.Destinations = r.reached(&t, day)
 	}
@@ -332,6 +332,20 @@ func (r *Reader) own(t *tcf, p int, day taxonomy.Day) ground {
 		return t.publisher(p, r.oneListed(t))
 	}
 	return t.vendor(p, r.self, r.listed[r.self], day, r.oneListed(t))
+}
+
+// visitorsNo reports whether it is the visitor who keeps us from a purpose that
+// takes a consent. Nobody who was not put to the visitor was refused by it: a
+// vendor that the platform left out, or that the publisher or the vendor list
+// holds back. But a no to the purpose itself is one to everybody.
+func (r *Reader) visitorsNo(t *tcf, p int, g ground) bool {
+	switch g {
+	case grounded, oneTreatment:
+		return false
+	case purposeRefused, vendorRefused:
+		return true
+	}
+	return !purposeIn(t.consent, p) && !(p == 1 && t.oneTreatment)
 }
 
 func (r *Reader) oneListed(t *tcf) bool {
