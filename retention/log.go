@@ -92,6 +92,22 @@ func (p Position) Covers(o Position) bool {
 	return true
 }
 
+// JoinPositions returns one position for those of several groups, in order of
+// groups. A writer numbers its records in each group anew, so in the joined one
+// it stands under an ID for each: its own, with the group's number folded into
+// the last two bytes by exclusive or. Group 0 keeps the ID.
+func JoinPositions(groups []Position) Position {
+	p := Position{}
+	for g, of := range groups {
+		for w, seq := range of {
+			w[len(w)-2] ^= byte(g >> 8)
+			w[len(w)-1] ^= byte(g)
+			p[w] = seq
+		}
+	}
+	return p
+}
+
 // Frame is a run of records of one writer and group as it was fsynced.
 type Frame struct {
 	Writer  taxonomy.WriterID

@@ -27,6 +27,7 @@ type capture struct {
 	days     []dayCapture
 	seen     map[Hash]taxonomy.Millis
 	view     *View
+	of       *viewed
 	base     []index.Days // the committed days of each shard at that moment
 	rewrite  bool
 }
@@ -79,12 +80,12 @@ func (s *State) capture(number uint64) *capture {
 	c.state = sr.bytes()
 	c.view = &View{
 		number: number, clock: s.clock, position: c.manifest.Position, ruleVersion: s.ruleVersion,
-		consents: s.consents.all[:len(s.consents.all):len(s.consents.all)],
-		shards:   make([]shardView, len(s.shards)), sets: map[string]denseSet{},
+		shards: make([]shardView, len(s.shards)), sets: map[string]denseSet{},
 	}
+	c.of = &viewed{consents: s.consents.all[:len(s.consents.all):len(s.consents.all)]}
 	for i, sh := range s.shards {
 		if sh != nil {
-			c.view.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone()}
+			c.view.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), of: c.of}
 			c.base = append(c.base, sh.days)
 		} else {
 			c.view.shards[i].gone = roaring.New()
@@ -138,7 +139,7 @@ func (f *Fold) write(ctx context.Context, c *capture) (next stored, hours map[in
 	m := &c.manifest
 	m.Epoch, m.Term = f.opt.Epoch, f.opt.Term
 	m.Days, m.Seen = nil, nil
-	c.view.epoch, c.view.fold = m.Epoch, f
+	c.view.epoch, c.of.fold = m.Epoch, f
 	if c.visitors == nil && len(c.dirty) > 0 {
 		var r runBuilder
 		for i := range c.dirty {
@@ -146,7 +147,7 @@ func (f *Fold) write(ctx context.Context, c *capture) (next stored, hours map[in
 			if key := visitorKeyBytes(d.shard, d.ordinal); d.v.flags&isDropped != 0 {
 				r.remove(key)
 			} else {
-				r.put(key, visitorVal(&d.v, c.view.consents))
+				r.put(key, visitorVal(&d.v, c.of.consents))
 			}
 		}
 		c.visitors, c.dirty = r.bytes(), nil

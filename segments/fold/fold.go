@@ -27,6 +27,9 @@ type Options struct {
 	// covers it, and may be called again with the same. nil takes nothing.
 	OnErased    func(context.Context, []Erased) error
 	OnUnmatched func(context.Context, []Unmatched) error
+	// OnFolded is told of whom each Poll folded records, after all else was carried
+	// out; a visitor may come several times. It may be called again with the same.
+	OnFolded func(context.Context, []Folded) error
 	// Epoch is the number of restores (R29), Term that of the builder's lease.
 	Epoch, Term uint64
 	// BatchBytes is about how much log one Poll folds; 0 means 1 MiB.
@@ -52,8 +55,12 @@ type Fold struct {
 	built *View      // that the last generation was built from
 
 	// Of Poll's goroutine:
-	undone Effects // of frames that are folded but not yet carried out
+	undone Effects  // of frames that are folded but not yet carried out
+	about  []Folded // of whom, until OnFolded has taken it
 	folded atomic.Int64
+
+	following bool                    // see Follow
+	known     map[uint64]*index.Layer // by file, while Follow loads
 
 	// Of Checkpoint's goroutine:
 	stored   stored
@@ -89,12 +96,7 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	}
 	f.stored.version = version
 	if m == nil {
-		v := f.state.capture(0).view // of nothing
-		for i := range v.shards {
-			v.shards[i].days = index.Days{}
-		}
-		v.fold, v.epoch = f, opt.Epoch
-		f.view.Store(v)
+		f.begin()
 		return f, f.files.sweepAll(ctx, nil)
 	}
 	if err := f.load(ctx, m, version); err != nil {
@@ -103,6 +105,16 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	f.keep = f.files.names(m)
 	f.keep[f.stored.name] = true
 	return f, f.files.sweepAll(ctx, f.keep)
+}
+
+// begin publishes the view of nothing.
+func (f *Fold) begin() {
+	c := f.state.capture(0)
+	for i := range c.view.shards {
+		c.view.shards[i].days = index.Days{}
+	}
+	c.of.fold, c.view.epoch = f, f.opt.Epoch
+	f.view.Store(c.view)
 }
 
 func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
@@ -164,16 +176,12 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 		}
 		var layers []*index.Layer
 		for _, ref := range d.Layers {
-			b, err := f.files.read(ctx, "day", ref)
+			l, err := f.layer(ctx, ref)
 			if errors.Is(err, retention.ErrNotFound) && d.Day.Expired(m.Clock) {
 				continue
 			}
 			if err != nil {
 				return err
-			}
-			l, err := index.OpenLayer(b)
-			if err != nil {
-				return fmt.Errorf("%s: %w", f.files.name(ref.File, "day"), err)
 			}
 			layers = append(layers, l)
 			f.stored.layers[l] = ref
@@ -202,12 +210,12 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 
 	v := &View{
 		number: m.Number, clock: m.Clock, position: m.Position.Clone(), ruleVersion: m.RuleVersion, epoch: m.Epoch,
-		consents: s.consents.all[:len(s.consents.all):len(s.consents.all)],
-		shards:   make([]shardView, len(s.shards)), fold: f, sets: map[string]denseSet{},
+		shards: make([]shardView, len(s.shards)), sets: map[string]denseSet{},
 	}
+	of := &viewed{consents: s.consents.all[:len(s.consents.all):len(s.consents.all)], fold: f}
 	for i, sh := range s.shards {
 		if sh != nil {
-			v.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), days: sh.days}
+			v.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), days: sh.days, of: of}
 			sh.touched = []interval{{number: m.Number + 1, visitors: map[uint32][]dayColumn{}}}
 		}
 	}
@@ -259,6 +267,9 @@ func (f *Fold) Poll(ctx context.Context) (int, error) {
 	if stopped != nil {
 		return 0, stopped
 	}
+	if f.opt.Log == nil {
+		return 0, nil // a follower on a node without events of its own
+	}
 	// The ends are read before the frames: what they promise as durable is then
 	// surely within reach.
 	ends, err := f.opt.Log.End(ctx, f.opt.Group, from)
@@ -285,6 +296,7 @@ func (f *Fold) Poll(ctx context.Context) (int, error) {
 	}
 	f.mu.Unlock()
 	f.folded.Add(int64(bytes))
+	f.note(frames)
 	return bytes, f.carryOut(ctx)
 }
 
@@ -311,6 +323,10 @@ func (f *Fold) clock(ends []retention.WriterEnd) (least taxonomy.Millis, ok bool
 
 func (f *Fold) carryOut(ctx context.Context) error {
 	e := &f.undone
+	if f.following {
+		*e = Effects{} // the group's builder carries them out
+		return nil
+	}
 	if len(e.Events) > 0 {
 		if err := f.opt.Events.Put(ctx, e.Events); err != nil {
 			return fmt.Errorf("fold: store events: %w", err)
@@ -329,6 +345,12 @@ func (f *Fold) carryOut(ctx context.Context) error {
 		}
 	}
 	e.Unmatched = nil
+	if len(f.about) > 0 {
+		if err := f.opt.OnFolded(ctx, f.about); err != nil {
+			return fmt.Errorf("fold: tell of whom records were folded: %w", err)
+		}
+		f.about = f.about[:0]
+	}
 	return nil
 }
 
@@ -353,6 +375,9 @@ func (f *Fold) Checkpoint(ctx context.Context) (*View, error) { return f.checkpo
 func (f *Fold) Rewrite(ctx context.Context) (*View, error) { return f.checkpoint(ctx, true) }
 
 func (f *Fold) checkpoint(ctx context.Context, rewrite bool) (*View, error) {
+	if f.following {
+		return nil, errFollowing
+	}
 	f.saving.Lock()
 	defer f.saving.Unlock()
 	if f.inflight != nil {

@@ -19,9 +19,7 @@ type View struct {
 	position    retention.Position
 	ruleVersion uint32
 	epoch       uint64
-	consents    []taxonomy.Consent
 	shards      []shardView
-	fold        *Fold // for keys and matches: see Ordinal and MatchID
 
 	mu   sync.Mutex
 	sets map[string]denseSet
@@ -31,6 +29,13 @@ type shardView struct {
 	visitors visitors
 	gone     *roaring.Bitmap
 	days     index.Days
+	of       *viewed // nil: a shard that the view has nothing of
+}
+
+// viewed is what the shards of one fold have in common.
+type viewed struct {
+	consents []taxonomy.Consent
+	fold     *Fold // for keys and matches: see Ordinal and MatchID
 }
 
 // denseSet is a set as the seam hands it out: for each shard the words of its
@@ -117,15 +122,19 @@ func (v *View) Key(shard int, o uint32) (taxonomy.VisitorKey, bool) {
 // eraser has removed it: whoever erases must know what to erase.
 func (v *View) Ordinal(k taxonomy.VisitorKey) (int, uint32, bool) {
 	shard := k.Shard(len(v.shards))
+	s := &v.shards[shard]
+	if s.of == nil {
+		return 0, 0, false
+	}
 	// A key keeps its ordinal as long as it has one, so the present map serves
 	// a view of any age; the view itself says if it had the key then.
-	v.fold.mu.RLock()
+	f := s.of.fold
+	f.mu.RLock()
 	o, ok := uint32(0), false
-	if sh := v.fold.state.shards[shard]; sh != nil {
+	if sh := f.state.shards[shard]; sh != nil {
 		o, ok = sh.ids[k]
 	}
-	v.fold.mu.RUnlock()
-	s := &v.shards[shard]
+	f.mu.RUnlock()
 	if !ok || o >= s.visitors.n || s.visitors.at(o).key != k {
 		return 0, 0, false
 	}
@@ -142,16 +151,20 @@ func (v *View) Consent(shard int, o uint32) (taxonomy.Consent, bool) {
 	if x.key.IsZero() {
 		return taxonomy.Consent{}, false
 	}
-	return v.consents[x.consent], true
+	return s.of.consents[x.consent], true
 }
 
 // MatchID is part of index.Visitors. It answers as of now, not as of the view:
 // an ID that changed since must not be sent.
 func (v *View) MatchID(d taxonomy.DestinationID, shard int, o uint32) (string, taxonomy.Day, bool) {
-	k := v.shards[shard].visitors.at(o).key
-	v.fold.mu.RLock()
-	defer v.fold.mu.RUnlock()
-	id, at, ok := v.fold.state.matches.of(d, k)
+	s := &v.shards[shard]
+	if s.of == nil {
+		return "", 0, false
+	}
+	k, f := s.visitors.at(o).key, s.of.fold
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	id, at, ok := f.state.matches.of(d, k)
 	return id, at.Day(), ok
 }
 
@@ -214,12 +227,20 @@ func (s denseSet) add(shard int, o uint32) {
 // permitted is the visitors whose summary passes: each of the few distinct
 // summaries is asked once.
 func (v *View) permitted(passes func(*taxonomy.Consent) bool) denseSet {
-	ok := make([]bool, len(v.consents))
-	for i := range v.consents {
-		ok[i] = passes(&v.consents[i])
-	}
+	var ok []bool
+	var asked *viewed
 	s := v.none()
 	for i := range v.shards {
+		of := v.shards[i].of
+		if of == nil {
+			continue
+		}
+		if of != asked {
+			asked, ok = of, make([]bool, len(of.consents))
+			for i := range of.consents {
+				ok[i] = passes(&of.consents[i])
+			}
+		}
 		l := &v.shards[i].visitors
 		for o := uint32(0); o < l.n; o++ {
 			if x := l.at(o); !x.key.IsZero() && ok[x.consent] {
@@ -232,9 +253,20 @@ func (v *View) permitted(passes func(*taxonomy.Consent) bool) denseSet {
 
 func (v *View) matched(d taxonomy.DestinationID) denseSet {
 	s := v.none()
-	v.fold.mu.RLock()
-	defer v.fold.mu.RUnlock()
-	st := v.fold.state
+	done := map[*Fold]bool{}
+	for i := range v.shards {
+		if of := v.shards[i].of; of != nil && !done[of.fold] {
+			done[of.fold] = true
+			v.addMatched(s, of.fold, d)
+		}
+	}
+	return s
+}
+
+func (v *View) addMatched(s denseSet, f *Fold, d taxonomy.DestinationID) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	st := f.state
 	for dv := range st.matches.byVisitor {
 		if dv.dest != d {
 			continue
@@ -249,5 +281,4 @@ func (v *View) matched(d taxonomy.DestinationID) denseSet {
 			}
 		}
 	}
-	return s
 }
