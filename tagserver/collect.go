@@ -30,6 +30,7 @@ type work struct {
 	records []taxonomy.Record
 	seen    []string // event IDs of this request
 	unzip   *gzip.Reader
+	test    bool // from the console's test page
 }
 
 func (s *Server) getWork() *work { return s.work.Get().(*work) }
@@ -47,7 +48,7 @@ func (s *Server) putWork(w *work) {
 	w.batch = wireBatch{Events: props[:0]}
 	w.query = wireQuery{}
 	w.visit = visit{}
-	w.site = taxonomy.Site{}
+	w.site, w.test = taxonomy.Site{}, false
 	for i := range w.events {
 		p := w.events[i].Props
 		clear(p)
@@ -89,7 +90,10 @@ type refusedEvent struct {
 
 // handleCollect answers POST /v1/e: parse, decide, identify, clean, record,
 // answer.
-func (s *Server) handleCollect(c echo.Context) error {
+func (s *Server) handleCollect(c echo.Context) error { return s.collect(c, false) }
+
+// collect is handleCollect; test: the batch comes from the console's test page.
+func (s *Server) collect(c echo.Context, test bool) error {
 	r := c.Request()
 	h := c.Response().Header()
 	h[headerCORP] = crossOrigin
@@ -97,7 +101,7 @@ func (s *Server) handleCollect(c echo.Context) error {
 	w := s.getWork()
 	defer s.putWork(w)
 	now := s.o.Now()
-	w.visit.now = now
+	w.visit.now, w.test = now, test
 
 	if p := s.readBody(w, r); p != nil {
 		return s.refuseBody("", p, now)
@@ -145,6 +149,7 @@ func (s *Server) handleCollect(c echo.Context) error {
 	}
 	// Counted only now: a batch that was not taken comes again.
 	s.settle(w.site.ID, refusals, &reply, now)
+	s.seeBatch(w, &hd, refusals)
 	reply.Durable = reached.String()
 
 	status := http.StatusOK
@@ -417,6 +422,7 @@ func (s *Server) refuseRequest(site taxonomy.SiteID, p *Problem, now taxonomy.Mi
 		f.field = p.Errors[0].Location
 	}
 	s.refuse(site, f, now, n)
+	s.seeRefused(site, "/v1/e", f, now, n)
 	return p
 }
 

@@ -213,6 +213,7 @@ func (e *edge) check() {
 	everything := string(logged) + e.lines.b.String() + e.metricsText()
 	for site := range e.sites {
 		everything += fmt.Sprint(e.Refusals(site))
+		everything += fmt.Sprintf("%+v", e.seen.list(site, 0))
 	}
 	everything += fmt.Sprint(e.Refusals(""))
 	for _, c := range append([]string{"CanaryBrowser", canaryAddr, "1." + ringID(e)}, e.canaries...) {

@@ -39,6 +39,11 @@ func (s *Server) pixel(ctx context.Context, r *pixelRequest, w *work, a *pixelAn
 	refuse := func(site taxonomy.SiteID, f *fault) {
 		a.reason = string(f.reason)
 		s.refuse(site, f, v.now, 1)
+		if v.known {
+			s.seePixel(w, &r.head, nil, f)
+		} else {
+			s.seeRefused(site, pathPixel, f, v.now, 1)
+		}
 	}
 	site, ok := s.o.Sites.Site(siteOf(r.site))
 	if !ok {
@@ -76,6 +81,7 @@ func (s *Server) pixel(ctx context.Context, r *pixelRequest, w *work, a *pixelAn
 			}
 		}
 		s.count(site.ID, taxonomy.ReasonConsent, 1)
+		s.seePixel(w, &r.head, nil, nil)
 		a.reason = v.reason()
 	default:
 		s.pixelEvent(ctx, r, w, a, refuse)
@@ -119,6 +125,7 @@ func (s *Server) pixelEvent(ctx context.Context, r *pixelRequest, w *work, a *pi
 		return
 	}
 	s.metrics.events.WithLabelValues(taxonomy.Stored.String(), "").Inc()
+	s.seePixel(w, &r.head, e, nil)
 }
 
 // handlePixel answers GET /v1/n/SITE through echo.

@@ -187,6 +187,7 @@ type Server struct {
 	metrics *metrics
 	tally   tally
 	samples samples
+	seen    sightings
 	newIDs  *idLimiter
 	tags    []*tagFile
 	routes  []Route
