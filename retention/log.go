@@ -123,6 +123,9 @@ type Frame struct {
 	// Lost: the frame's records were corrupt and are quarantined. They count
 	// as received and dropped{corrupt}; the fold goes on behind them (R2).
 	Lost bool
+	// Skipped: Lost by command, since its rows ended before anyone had folded them
+	// (R5). They count as dropped{log_expired}.
+	Skipped bool
 	// Bytes is the frame's size in the log.
 	Bytes int
 }

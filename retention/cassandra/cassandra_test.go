@@ -145,6 +145,7 @@ var tables = []struct {
 	{"visitor_events", "week, bucket", false}, {"keyed_lasting", "space, partition", false}, {"keyed_mortal", "space, partition", false},
 	{"keyed_swapped", "space, partition, item", true}, {"blob_head", "root, name", true}, {"blob_gone", "id", false},
 	{"lease", "name", true}, {"event_log", "writer, grp, chunk", false}, {"log_writer", "writer", true},
+	{"erasure", "day", false},
 }
 
 // empty removes all rows of the tables, and what was set as expired.

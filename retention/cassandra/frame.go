@@ -12,7 +12,7 @@ import (
 
 // The payload of a row of event_log:
 //
-//	0  'E' 'L' · version u8, 1 · kind u8: 0 records, 1 lost
+//	0  'E' 'L' · version u8, 1 · kind u8: 0 records, 1 lost, 2 skipped
 //	4  length of the records before compression u32
 //	8  records as taxonomy.AppendRecord writes them, by s2; of a lost frame none
 //	   CRC-32C of all before, and of writer, group, first, n, time and counts
@@ -25,6 +25,7 @@ const (
 	frameHead    = 8
 	kindRecords  = 0
 	kindLost     = 1
+	kindSkipped  = 2
 )
 
 func appendCounts(b []byte, counts []retention.SiteCount) []byte {
@@ -71,6 +72,9 @@ func encodeFrame(f *retention.Frame) (counts, payload []byte) {
 	var raw []byte
 	if f.Lost {
 		kind = kindLost
+		if f.Skipped {
+			kind = kindSkipped
+		}
 	} else {
 		for i := range f.Records {
 			raw = taxonomy.AppendRecord(raw, &f.Records[i])
@@ -104,8 +108,8 @@ func decodeFrame(f *retention.Frame, counts, payload []byte) error {
 		return bad("counts")
 	}
 	f.Bytes = len(payload)
-	if payload[3] == kindLost {
-		f.Lost = true
+	if payload[3] == kindLost || payload[3] == kindSkipped {
+		f.Lost, f.Skipped = true, payload[3] == kindSkipped
 		return nil
 	}
 	size := binary.BigEndian.Uint32(body[4:])

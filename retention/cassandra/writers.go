@@ -344,11 +344,25 @@ func (l *Log) Holes(ctx context.Context, g taxonomy.Group, from retention.Positi
 		return nil, fmt.Errorf("holes of the log: %w", err)
 	}
 	defer l.turn.RUnlock()
+	_, local := e.localPosition(from)
+	return l.holes(ctx, g, from, local)
+}
+
+// Holes is Log.Holes for who has no log of its own.
+func (st *Store) Holes(ctx context.Context, g taxonomy.Group, from retention.Position) ([]Hole, error) {
+	return st.follower().holes(ctx, g, from, nil)
+}
+
+// follower is a log that only follows.
+func (st *Store) follower() *Log {
+	return &Log{st: st, logger: st.logger, tails: map[writerGroup]*tail{}, borders: map[writerGroup]uint64{}}
+}
+
+func (l *Log) holes(ctx context.Context, g taxonomy.Group, from retention.Position, local map[taxonomy.WriterID]bool) (holes []Hole, err error) {
 	list, err := l.writers(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("holes of the log: %w", err)
 	}
-	_, local := e.localPosition(from)
 	now := l.st.o.Now()
 	for i := range list {
 		w := &list[i]

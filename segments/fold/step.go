@@ -45,10 +45,14 @@ func (s *State) Step(f *retention.Frame, rules Classifier, seen Seen, eff *Effec
 	s.ruleVersion = rules.Version()
 	if f.Lost {
 		s.changed = true
+		why := taxonomy.ReasonCorrupt
+		if f.Skipped {
+			why = taxonomy.ReasonLogExpired
+		}
 		for _, c := range f.Counts {
 			t := s.tally(c.Site)
 			t.Received += c.N
-			t.Dropped[taxonomy.ReasonCorrupt] += c.N
+			t.Dropped[why] += c.N
 		}
 	} else {
 		if len(f.Records) != f.N {
