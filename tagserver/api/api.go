@@ -101,6 +101,8 @@ type Options struct {
 	Accounts func(context.Context) (map[taxonomy.SiteID]Account, error)
 	// Refusals are the last refusals of a site, newest first.
 	Refusals func(taxonomy.SiteID) []tagserver.Refusal
+	// Inspect shows what became of a site's last requests.
+	Inspect func(taxonomy.SiteID) tagserver.Inspection
 
 	// Spool returns an empty file that lasts as long as one request. What is
 	// written to it is encrypted with a key that is nowhere else.
@@ -172,7 +174,7 @@ func New(o Options) (*API, error) {
 	}{
 		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil},
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil},
-		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil},
+		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil},
 		{"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
 	} {
 		if !need.ok {
@@ -197,6 +199,7 @@ func New(o Options) (*API, error) {
 	a.deliveries()
 	a.importing()
 	a.operating()
+	a.inspecting()
 	if err := a.describe(); err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
 	}

@@ -53,6 +53,7 @@ func (s *Server) apiOptions() api.Options {
 		Erase:  s.Erase, Receipt: s.Receipt, Audit: s.Audit,
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
+		Inspect:  s.Inspect,
 		Spool:    s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
 	}
 }
