@@ -191,3 +191,23 @@ func SortedColumns(m map[taxonomy.Column]uint64) []taxonomy.Column {
 	slices.SortFunc(cols, taxonomy.Column.Compare)
 	return cols
 }
+
+// Sum returns the events in a trait's columns, whatever their source, from day
+// from to day to. A visitor's events of a day and layer count at most 255 times.
+func (d Days) Sum(trait taxonomy.Trait, from, to taxonomy.Day) (n uint64) {
+	for day := from; day <= to; day++ {
+		for _, l := range d[day] {
+			for i := range l.cols {
+				if c := &l.cols[i]; c.Trait == trait {
+					n += c.visitors
+					for j := range c.multi {
+						for _, k := range c.multi[j].counts {
+							n += uint64(k) - 1
+						}
+					}
+				}
+			}
+		}
+	}
+	return n
+}

@@ -63,6 +63,18 @@ func (l *Layer) Bytes() []byte { return l.bytes }
 // Columns is how many columns the layer has.
 func (l *Layer) Columns() int { return len(l.cols) }
 
+// Without returns the layer without some of its columns, over the same bytes:
+// Bytes still holds what it hides, a Merge with others does not. It is l itself
+// if nothing is to be hidden.
+func (l *Layer) Without(hide func(taxonomy.Column) bool) *Layer {
+	if !slices.ContainsFunc(l.cols, func(c layerColumn) bool { return hide(c.Column) }) {
+		return l
+	}
+	w := *l
+	w.cols = slices.DeleteFunc(slices.Clone(l.cols), func(c layerColumn) bool { return hide(c.Column) })
+	return &w
+}
+
 // OpenLayer reads a layer's file, which it keeps. Bytes that are not exactly
 // what a builder wrote give retention.ErrCorrupt.
 func OpenLayer(b []byte) (*Layer, error) {

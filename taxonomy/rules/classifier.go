@@ -15,6 +15,8 @@ type Classifier struct {
 	version uint32
 	forest  *tree.Forest
 	names   []string // of rules, in the order they were given
+	given   []Rule
+	parsed  []parsed
 	rules   []compiled
 	all     *index // rules for every site
 	sites   map[taxonomy.SiteID]*index
@@ -61,6 +63,7 @@ func Compile(version uint32, f *tree.Forest, rules []Rule) (*Classifier, error) 
 		return nil, errors.Join(errs...)
 	}
 
+	c.given, c.parsed = slices.Clone(rules), ps
 	c.makeTable(ps)
 	c.rules = make([]compiled, len(ps))
 	var everywhere []uint32
