@@ -97,6 +97,9 @@ func (s *Scorer) candidates(view audience.View, spec audience.LookalikeSpec) (*c
 		return nil, fmt.Errorf("read the columns to %s: %w", today, err)
 	}
 	for t, n := range days {
+		if strings.HasPrefix(string(t), taxonomy.BotLayerPrefix) {
+			continue // as TraitBot: nobody who is learnt from has it
+		}
 		key, statement := t.Statement()
 		why, out := banned[string(t)]
 		if !out && statement {

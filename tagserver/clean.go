@@ -134,6 +134,9 @@ func cleanProps(dst []taxonomy.Prop, props []wireProp) ([]taxonomy.Prop, *fault)
 		if f := checkText("props key "+itoa(i), p.Key, maxPropKey); f != nil {
 			return dst, f
 		}
+		if p.Key == Bait {
+			continue // said its part
+		}
 		field := "props." + p.Key
 		if isPersonalField(p.Key) {
 			return dst, personal(field, piiField, p.Value)
@@ -193,7 +196,7 @@ func cleanURL(raw string, keep []string) (string, *fault) {
 		var pair string
 		pair, rest, more = strings.Cut(rest, "&")
 		key, value, _ := strings.Cut(pair, "=")
-		if !slices.Contains(keep, key) {
+		if !slices.Contains(keep, key) || key == Bait {
 			continue
 		}
 		v := value

@@ -184,7 +184,7 @@ func (s *Server) prepare(w *work, hd *head, reply *collectReply) (refusals []ref
 		reply.refuse(refusals)
 		return refusals
 	}
-	bot := isBot(hd.agent)
+	agent := isBot(hd.agent)
 	for i := range w.batch.Events {
 		e := &w.batch.Events[i]
 		dst := w.event()
@@ -204,7 +204,8 @@ func (s *Server) prepare(w *work, hd *head, reply *collectReply) (refusals []ref
 			continue
 		}
 		r := s.statement(v, taxonomy.RecordEvent, &w.site)
-		r.Visitor, r.Returning, r.Bot, r.Event = v.key, v.returning, bot, dst
+		r.Visitor, r.Returning, r.Event = v.key, v.returning, dst
+		s.flag(&r, agent, baited(e))
 		w.records = append(w.records, r)
 		reply.Stored++
 	}

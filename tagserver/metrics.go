@@ -16,6 +16,7 @@ type metrics struct {
 	refused  *prometheus.CounterVec   // reason: whole requests
 	cookies  *prometheus.CounterVec   // state
 	appends  *prometheus.CounterVec   // result
+	bots     *prometheus.CounterVec   // layer
 	panics   prometheus.Counter
 	server   prometheus.Counter
 }
@@ -34,11 +35,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refused: vec("requests_refused_total", "Requests refused as a whole.", "reason"),
 		cookies: vec("cookies_total", "ID cookies, by what became of them.", "state"),
 		appends: vec("appends_total", "Batches given to the log.", "result"),
+		bots:    vec("bot_events_total", "Events flagged as a bot's, by the layer that did.", "layer"),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_panics_total", Help: "Requests that panicked and were answered 500."}),
 		server:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_connection_errors_total", Help: "Faults of connections and TLS handshakes, which are counted and not logged: their text holds addresses."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.panics, m.server)
+		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.bots, m.panics, m.server)
 	}
 	return m
 }

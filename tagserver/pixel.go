@@ -108,7 +108,8 @@ func (s *Server) pixelEvent(ctx context.Context, r *pixelRequest, w *work, a *pi
 	if f != nil {
 		rec.Kind = taxonomy.RecordConsent
 	} else {
-		rec.Event, rec.Bot = e, isBot(r.head.agent)
+		rec.Event = e
+		s.flag(&rec, isBot(r.head.agent), tookBait(r.query) || baited(&q.Event))
 	}
 	w.records = append(w.records, rec)
 	ack := retention.AckNone

@@ -99,7 +99,12 @@ type Limits struct {
 	// NewIDs < 0 is no limit, for demo and replay, which say so.
 	NewIDs     float64
 	NewIDBurst int
-	// Classes is how many address classes are remembered. 65,536.
+	// Cadence is how many events a visitor may do in a minute; what is beyond is
+	// flagged as a bot's. 300: five a second for a whole minute, which no person
+	// does and no page should count. Cadence < 0 is no limit.
+	Cadence int
+	// Classes is how many address classes are remembered, and how many minutes of
+	// visitors. 65,536.
 	Classes int
 	// InFlight is how many requests of a listener are worked on at once. 4,096;
 	// with Body it bounds what requests hold in memory. One more is answered 503,
@@ -116,6 +121,7 @@ func (l *Limits) setDefaults() {
 	def(&l.Idle, 75*time.Second)
 	def(&l.NewIDs, 20)
 	def(&l.NewIDBurst, 600)
+	def(&l.Cadence, 300)
 	def(&l.Classes, 1<<16)
 	def(&l.InFlight, 4096)
 	if l.NewIDs < 0 {
@@ -189,6 +195,7 @@ type Server struct {
 	samples samples
 	seen    sightings
 	newIDs  *idLimiter
+	cadence *cadence
 	tags    []*tagFile
 	routes  []Route
 	echos   [listeners]*echo.Echo
@@ -231,8 +238,9 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, log: o.Logger.With("component", "tagserver"), metrics: newMetrics(o.Metrics), tags: tags,
-		newIDs: newIDLimiter(o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
-		paths:  make(map[string]bool),
+		newIDs:  newIDLimiter(o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
+		cadence: newCadence(o.Limits.Cadence, o.Limits.Classes),
+		paths:   make(map[string]bool),
 	}
 	s.work.New = func() any { return new(work) }
 	s.routes = slices.Concat(s.table(), s.tagRoutes(), o.Routes)

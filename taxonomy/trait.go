@@ -11,12 +11,17 @@ import "strings"
 //	l:<list>=in, l:<list>=out  a membership of a static list (R16)
 //	any                        an event happened at all (R15)
 //	bot                        an event was flagged as a bot's (R28)
+//	bot:<layer>                by which layer of the edge
 type Trait string
 
 // The traits that the fold itself gives.
 const (
 	TraitAny Trait = "any"
 	TraitBot Trait = "bot"
+
+	// BotLayerPrefix begins the trait of a layer. An event that is flagged carries
+	// it, and the fold keeps it beside TraitBot; no rule may ask for it.
+	BotLayerPrefix = "bot:"
 )
 
 // CategoryTrait is the trait of a category.

@@ -3,6 +3,7 @@ package fold
 import (
 	"bytes"
 	"cmp"
+	"strings"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -34,6 +35,11 @@ func (s *State) apply(sh *shard, o uint32, r *taxonomy.Record, ref taxonomy.Ref,
 		s.lives(sh, o, day)
 	case taxonomy.RecordMembership, taxonomy.RecordAttribute:
 		s.statement(sh, o, r)
+			for _, t := range r.Event.Traits { // which layer flagged it
+				if strings.HasPrefix(string(t), taxonomy.BotLayerPrefix) {
+					cols = append(cols, sh.add(day, s.columns.intern(r.Source, t), o))
+				}
+			}
 	case taxonomy.RecordMatch:
 		s.match(sh, o, r, eff)
 	}
