@@ -12,6 +12,9 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
+// Rehearsal is Server.Rehearse, for options of sub-folders.
+type Rehearsal func(c echo.Context, site taxonomy.SiteID, call, prefix string) error
+
 // Rehearse answers a call of the tag on the console's test page as the public
 // listener would answer it from a page of the site: the events go the whole way,
 // from the decision to the log, and are shown as a test's. path is the call:
@@ -50,3 +53,7 @@ func (s *Server) Rehearse(c echo.Context, id taxonomy.SiteID, path, prefix strin
 	}
 	return NewProblem(http.StatusNotFound, codeNotFound, "there is nothing at this path")
 }
+
+// TagFile returns a file of the newest tag ("ebb.js", "ads.js"), for pages of
+// ours that carry it.
+func TagFile(name string) []byte { return tagSource(name) }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -89,6 +90,11 @@ type Options struct {
 	// Refusals returns the last refusals of a site, newest first, or of no site:
 	// tagserver.Server.Refusals.
 	Refusals func(taxonomy.SiteID) []tagserver.Refusal
+	// Inspect shows what became of a site's last requests, and Rehearse returns
+	// what answers the tag on the test page: tagserver.Server.Rehearse. Nil: there is no
+	// inspector, or no test page.
+	Inspect  func(taxonomy.SiteID) tagserver.Inspection
+	Rehearse func() tagserver.Rehearsal
 	// Audit looks at every place where data of visitors lies.
 	Audit func(context.Context) forget.Report
 	// Receipt returns what was done of an erasure, or retention.ErrNotFound.
@@ -166,13 +172,20 @@ func New(o Options) (*Console, error) {
 // loadAssets names each asset by its hash, so that it may be kept for ever and
 // a new one is fetched at once.
 func (c *Console) loadAssets() error {
+	const script = "text/javascript; charset=utf-8"
 	for _, a := range []struct{ file, name, ext, kind string }{
 		{"assets/console.css", "console", ".css", "text/css; charset=utf-8"},
 		{"assets/ebb.svg", "ebb", ".svg", "image/svg+xml"},
+		{"assets/htmx.js", "htmx", ".js", script},
+		{"assets/try.js", "try", ".js", script},
+		{"", "ebb", ".js", script}, // the tag itself
 	} {
-		b, err := embedded.ReadFile(a.file)
-		if err != nil {
-			return err
+		b := tagserver.TagFile("ebb.js")
+		if a.file != "" {
+			var err error
+			if b, err = embedded.ReadFile(a.file); err != nil {
+				return err
+			}
 		}
 		sum := sha256.Sum256(b)
 		c.assets[a.name+"-"+hex.EncodeToString(sum[:6])+a.ext] = asset{b, a.kind}
@@ -180,10 +193,11 @@ func (c *Console) loadAssets() error {
 	return nil
 }
 
-func (c *Console) asset(ext string) string {
-	for name := range c.assets {
-		if len(name) > len(ext) && name[len(name)-len(ext):] == ext {
-			return base + "/assets/" + name
+// asset is the path of the asset whose name begins and ends so.
+func (c *Console) asset(name, ext string) string {
+	for file := range c.assets {
+		if strings.HasPrefix("/"+file, name+"-") && strings.HasSuffix(file, ext) {
+			return base + "/assets/" + file
 		}
 	}
 	return ""
@@ -197,7 +211,7 @@ func (c *Console) Routes() []tagserver.Route {
 	admin := func(path string, h func(echo.Context) (*page, error)) tagserver.Route {
 		return tagserver.Route{Method: http.MethodGet, Path: base + path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Handler: c.show(h)}
 	}
-	return []tagserver.Route{
+	return append(c.inspectorRoutes(admin), []tagserver.Route{
 		admin("", c.overview),
 		admin("/sites", c.sites),
 		admin("/sites/:id", c.site),
@@ -213,7 +227,7 @@ func (c *Console) Routes() []tagserver.Route {
 		{Method: http.MethodPost, Path: base + "/login", Listener: tagserver.Private, Auth: tagserver.AuthOrigin, Handler: c.show(c.login)},
 		{Method: http.MethodPost, Path: base + "/logout", Listener: tagserver.Private, Auth: tagserver.AuthOrigin, Handler: c.show(c.logout)},
 		{Method: http.MethodGet, Path: base + "/assets/:name", Listener: tagserver.Private, Auth: tagserver.AuthOpen, Handler: c.serveAsset},
-	}
+	}...)
 }
 
 // policy lets a page use our own style sheet, pictures and forms, and nothing

@@ -21,6 +21,7 @@ type page struct {
 	Section  string // of the navigation, as its path: "/sites"
 	Bare     bool   // without navigation: nobody is signed in
 	Data     any
+	Scripts  []string // of ours, by their path; the page's policy must allow them
 }
 
 type message struct{ Text string }
@@ -61,7 +62,7 @@ func (c *Console) render(_ echo.Context, p *page) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("there is no template %q", p.Template)
 	}
-	v := view{page: p, Style: c.asset(".css"), Icon: c.asset(".svg"), Version: c.o.Version, Now: c.o.Now()}
+	v := view{page: p, Style: c.asset("/console", ".css"), Icon: c.asset("/ebb", ".svg"), Version: c.o.Version, Now: c.o.Now()}
 	for _, n := range nav {
 		v.Nav = append(v.Nav, navItem{base + n.path, n.name, p.Section == base+n.path})
 	}

@@ -94,7 +94,11 @@ func TestPagesHoldTheRulesOfTheHouse(t *testing.T) {
 			ids, level, h1 := map[string]bool{}, 0, 0
 			each(parsePage(t, body), func(n *html.Node) {
 				switch n.Data {
-				case "script", "style", "iframe", "object", "embed", "base":
+				case "script":
+					if src, _ := attr(n, "src"); !strings.HasPrefix(src, base+"/assets/") || n.FirstChild != nil {
+						t.Errorf("%s: a script that is not a file of ours", where)
+					}
+				case "style", "iframe", "object", "embed", "base":
 					t.Errorf("%s: has an element %s", where, n.Data)
 				case "table":
 					if n.FirstChild == nil || !slices.ContainsFunc(children(n), func(c *html.Node) bool { return c.Data == "caption" }) {
@@ -186,7 +190,7 @@ func TestPayloadsStayText(t *testing.T) {
 	}
 	// By order: the names of the paths differ with the payload.
 	kinds := func(w *world) []string {
-		ps := []string{base, base + "/sites", base + "/sites/shop", base + "/audiences", base + "/audiences/wine", base + "/audiences/like-regulars",
+		ps := []string{base, base + "/sites", base + "/sites/shop", base + "/sites/shop/inspector", base + "/sites/shop/try", base + "/audiences", base + "/audiences/wine", base + "/audiences/like-regulars",
 			base + "/destinations", base + "/destinations/acme", base + "/retention", base + "/retention?receipt=0123456789abcdef0123456789abcdef"}
 		return append(ps, base+"/retention?receipt="+url.QueryEscape(w.version), base+"/login?next="+url.QueryEscape(w.version))
 	}

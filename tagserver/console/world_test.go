@@ -95,6 +95,8 @@ func (w *world) options() Options {
 		Definitions: w, Generations: w, Deliveries: w,
 		Accounts: func(context.Context) (map[taxonomy.SiteID]Account, error) { return w.accounts, w.fail },
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return w.refusals[id] },
+		Inspect:  w.inspect,
+		Rehearse: func() tagserver.Rehearsal { return w.rehearse },
 		Audit:    func(context.Context) forget.Report { return w.report },
 		Receipt: func(_ context.Context, id string) (forget.Receipt, error) {
 			r, ok := w.receipts[id]
@@ -170,7 +172,7 @@ func (s *served) get(t testing.TB, path string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := res.Header.Get("Content-Security-Policy"); got != policy {
+	if got := res.Header.Get("Content-Security-Policy"); got != policyOf(path) {
 		t.Errorf("%s: policy %q", path, got)
 	}
 	return res.StatusCode, string(b)
@@ -181,7 +183,8 @@ func (w *world) paths() []string {
 	out := []string{base, base + "/sites", base + "/audiences", base + "/destinations", base + "/retention", base + "/help", base + "/nothing/here"}
 	seg := func(s string) string { return url.PathEscape(s) }
 	for _, s := range w.sites {
-		out = append(out, base+"/sites/"+seg(string(s.ID)))
+		own := base + "/sites/" + seg(string(s.ID))
+		out = append(out, own, own+"/inspector", own+"/inspector?live=0", own+"/try")
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.accounts)) {
 		if p := base + "/sites/" + seg(string(id)); id != "" && !slices.Contains(out, p) {

@@ -64,6 +64,8 @@ func (s *Server) consoleOptions() console.Options {
 		Definitions: definitions{s.App}, Generations: s.generations, Deliveries: s.deliverer,
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
+		Inspect:  s.Inspect,
+		Rehearse: func() tagserver.Rehearsal { return s.edge.Rehearse },
 		Audit:    s.Audit, Receipt: s.Receipt,
 		Public:   func() string { return s.origin(tagserver.Public) },
 		Partner:  func() string { return s.origin(tagserver.Partner) },
