@@ -77,39 +77,52 @@ func addressClass(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// idLimiter bounds how many new IDs an address class gets, so that a script
-// cannot fill the log with visitors. It keeps classes in memory only, in two
+// siteClass is what requests are limited by.
+type siteClass struct {
+	site  taxonomy.SiteID
+	class netip.Prefix
+}
+
+// limiter bounds how often something happens for each of many keys: how many new
+// IDs an address class gets, so that a script cannot fill the log with visitors;
+// how many requests it makes of a site. It keeps keys in memory only, in two
 // generations of at most max each: the older one is forgotten when the newer is
-// full, which costs a class at most a full burst.
-type idLimiter struct {
+// full, which costs a key at most a full burst.
+type limiter[K comparable] struct {
 	rate  rate.Limit
 	burst int
 	max   int
 
 	mu       sync.Mutex
-	now, old map[netip.Prefix]*rate.Limiter
+	now, old map[K]*rate.Limiter
 }
 
-func newIDLimiter(perSecond float64, burst, classes int) *idLimiter {
-	return &idLimiter{rate: rate.Limit(perSecond), burst: burst, max: classes, now: make(map[netip.Prefix]*rate.Limiter)}
+func newLimiter[K comparable](perSecond float64, burst, keys int) *limiter[K] {
+	return &limiter[K]{rate: rate.Limit(perSecond), burst: burst, max: keys, now: make(map[K]*rate.Limiter)}
 }
 
-func (l *idLimiter) allow(a netip.Addr, now taxonomy.Millis) bool {
+func (l *limiter[K]) allow(key K, now taxonomy.Millis) bool {
 	if l.rate == rate.Inf {
 		return true
 	}
-	class := addressClass(a)
 	l.mu.Lock()
-	lim := l.now[class]
+	lim := l.now[key]
 	if lim == nil {
-		if lim = l.old[class]; lim == nil {
+		if lim = l.old[key]; lim == nil {
 			lim = rate.NewLimiter(l.rate, l.burst)
 		}
 		if len(l.now) >= l.max {
-			l.old, l.now = l.now, make(map[netip.Prefix]*rate.Limiter)
+			l.old, l.now = l.now, make(map[K]*rate.Limiter)
 		}
-		l.now[class] = lim
+		l.now[key] = lim
 	}
 	l.mu.Unlock()
 	return lim.AllowN(now.Time(), 1)
 }
+
+// mayAsk reports whether a site takes one more request from an address now.
+func (s *Server) mayAsk(site taxonomy.SiteID, h *head, now taxonomy.Millis) bool {
+	return s.asks.rate == rate.Inf || s.asks.allow(siteClass{site, addressClass(s.addr(h))}, now)
+}
+
+const tooOften = "too many requests of this site from one network at once; send it again later, with the same ids"

@@ -50,7 +50,7 @@ func TestNewIDsAreLimitedByAddressClass(t *testing.T) {
 }
 
 func TestTheLimiterForgetsWithinItsBound(t *testing.T) {
-	l := newIDLimiter(1, 1, 100)
+	l := newLimiter[netipAddr](1, 1, 100)
 	for i := range 10_000 {
 		l.allow(parseAddr(fmt.Sprintf("10.%d.%d.1", i/250, i%250)), 0)
 		if n := len(l.now) + len(l.old); n > 200 {

@@ -124,6 +124,11 @@ func (s *Server) collect(c echo.Context, test bool) error {
 	}
 
 	hd := headOf(r)
+	if !s.mayAsk(w.site.ID, &hd, now) {
+		p := NewProblem(http.StatusTooManyRequests, string(taxonomy.ReasonRateLimit), tooOften)
+		p.RetryAfter = 10
+		return s.refuseRequest(w.site.ID, p, now, w.batch.N)
+	}
 	ctx, cancel := s.storeContext(r.Context())
 	defer cancel()
 	if err := s.identify(&w.visit, &hd, &w.batch.Consent, &w.site, true); err != nil {

@@ -262,7 +262,7 @@ func (s *Server) identify(v *visit, h *head, c *wireConsent, site *taxonomy.Site
 	if !mint || !v.decision.SetCookie() {
 		return nil
 	}
-	if !s.newIDs.allow(s.addr(h), v.now) {
+	if !s.newIDs.allow(addressClass(s.addr(h)), v.now) {
 		s.metrics.cookies.WithLabelValues(cookieLimited).Inc()
 		v.limited = true
 		return nil

@@ -18,6 +18,7 @@ type metrics struct {
 	appends  *prometheus.CounterVec   // result
 	bots     *prometheus.CounterVec   // layer
 	panics   prometheus.Counter
+	shed     prometheus.Counter
 	server   prometheus.Counter
 }
 
@@ -37,10 +38,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		appends: vec("appends_total", "Batches given to the log.", "result"),
 		bots:    vec("bot_events_total", "Events flagged as a bot's, by the layer that did.", "layer"),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_panics_total", Help: "Requests that panicked and were answered 500."}),
+		shed:    prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_connections_shed_total", Help: "Connections without a request that were closed because a listener held too many."}),
 		server:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_connection_errors_total", Help: "Faults of connections and TLS handshakes, which are counted and not logged: their text holds addresses."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.bots, m.panics, m.server)
+		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.bots, m.shed, m.panics, m.server)
 	}
 	return m
 }

@@ -59,6 +59,10 @@ func (s *Server) pixel(ctx context.Context, r *pixelRequest, w *work, a *pixelAn
 		refuse(site.ID, &fault{reason: taxonomy.ReasonWrongOrigin, field: "header.Referer", why: "this page's origin is not one of the site's"})
 		return
 	}
+	if !s.mayAsk(site.ID, &r.head, v.now) {
+		refuse(site.ID, &fault{reason: taxonomy.ReasonRateLimit, field: "", why: tooOften})
+		return
+	}
 	q := &w.query
 	parseQuery(r.query, q)
 	err := s.identify(v, &r.head, &q.Consent, &w.site, true)

@@ -36,6 +36,12 @@ func (s *Server) handleSeg(c echo.Context) error {
 		return p
 	}
 	hd := headOf(r)
+	if !s.mayAsk(w.site.ID, &hd, v.now) {
+		s.metrics.refused.WithLabelValues(string(taxonomy.ReasonRateLimit)).Inc()
+		p := NewProblem(http.StatusTooManyRequests, string(taxonomy.ReasonRateLimit), tooOften)
+		p.RetryAfter = 10
+		return p
+	}
 	ctx, cancel := s.storeContext(r.Context())
 	defer cancel()
 	if err := s.identify(v, &hd, &w.query.Consent, &w.site, false); err != nil {

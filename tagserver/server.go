@@ -96,9 +96,16 @@ type Limits struct {
 	// NewIDs is how many new IDs a second an address class (/24 or /48) gets in
 	// the long run, NewIDBurst how many at once (R34). 20 and 600: a carrier's
 	// many phones behind one address pass, a script does not fill the log.
-	// NewIDs < 0 is no limit, for demo and replay, which say so.
+	// NewIDs < 0 is no limit, for demo and replay, which say so; then Requests and
+	// Cadence have none either unless they are set.
 	NewIDs     float64
 	NewIDBurst int
+	// Requests is how many batches and pixels a second a site takes from an
+	// address class in the long run, RequestBurst how many at once. 200 and 2,000:
+	// one address may flood a site, and the others' requests still find room.
+	// Requests < 0 is no limit.
+	Requests     float64
+	RequestBurst int
 	// Cadence is how many events a visitor may do in a minute; what is beyond is
 	// flagged as a bot's. 300: five a second for a whole minute, which no person
 	// does and no page should count. Cadence < 0 is no limit.
@@ -110,6 +117,9 @@ type Limits struct {
 	// with Body it bounds what requests hold in memory. One more is answered 503,
 	// the pixel with its image.
 	InFlight int
+	// Connections is how many a listener holds. 16,384; beyond it the one that has
+	// waited longest without a request is closed.
+	Connections int
 }
 
 func (l *Limits) setDefaults() {
@@ -119,13 +129,22 @@ func (l *Limits) setDefaults() {
 	def(&l.Read, 5*time.Second)
 	def(&l.Write, 10*time.Second)
 	def(&l.Idle, 75*time.Second)
+	if l.NewIDs < 0 {
+		def(&l.Requests, -1)
+		def(&l.Cadence, -1)
+	}
 	def(&l.NewIDs, 20)
 	def(&l.NewIDBurst, 600)
+	def(&l.Requests, 200)
+	def(&l.RequestBurst, 2000)
 	def(&l.Cadence, 300)
 	def(&l.Classes, 1<<16)
 	def(&l.InFlight, 4096)
-	if l.NewIDs < 0 {
-		l.NewIDs = float64(rate.Inf)
+	def(&l.Connections, 1<<14)
+	for _, perSecond := range []*float64{&l.NewIDs, &l.Requests} {
+		if *perSecond < 0 {
+			*perSecond = float64(rate.Inf)
+		}
 	}
 }
 
@@ -194,7 +213,8 @@ type Server struct {
 	tally   tally
 	samples samples
 	seen    sightings
-	newIDs  *idLimiter
+	newIDs  *limiter[netip.Prefix]
+	asks    *limiter[siteClass]
 	cadence *cadence
 	tags    []*tagFile
 	routes  []Route
@@ -238,7 +258,8 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, log: o.Logger.With("component", "tagserver"), metrics: newMetrics(o.Metrics), tags: tags,
-		newIDs:  newIDLimiter(o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
+		newIDs:  newLimiter[netip.Prefix](o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
+		asks:    newLimiter[siteClass](o.Limits.Requests, o.Limits.RequestBurst, o.Limits.Classes),
 		cadence: newCadence(o.Limits.Cadence, o.Limits.Classes),
 		paths:   make(map[string]bool),
 	}
@@ -264,6 +285,7 @@ func (s *Server) HTTP(l Listener) *http.Server {
 		WriteTimeout:      lim.Write,
 		IdleTimeout:       lim.Idle,
 		MaxHeaderBytes:    lim.Header,
+		ConnState:         newConnections(lim.Connections, s.metrics.shed).state,
 		// net/http writes the peer's address into its lines, which nothing may
 		// log (P4). They are counted.
 		ErrorLog: log.New(countWriter{s.metrics.server}, "", 0),
