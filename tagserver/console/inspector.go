@@ -180,10 +180,12 @@ func (c *Console) requestView(x *tagserver.Sighting, sights []tagserver.Sight) r
 	}
 	switch {
 	case x.Refused != nil:
-		r.Came, r.Says = "bad", "refused: "+x.Refused.Code
+		r.Came, r.Says, r.More = "bad", "refused: "+x.Refused.Code, 0
 	case !x.May.Has(taxonomy.MayStore | taxonomy.MayProfile):
-		r.Came, r.Says = "bad", "no consent"
-		r.More = 0
+		r.Came, r.Says, r.More = "bad", "no consent", 0
+		if slices.ContainsFunc(x.Signals, func(s tagserver.SignalSeen) bool { return s.Verdict == "no" }) {
+			r.Came = "" // a visitor's own no is nothing to mend
+		}
 	case refused > 0:
 		r.Came, r.Says = "bad", plural(stored, "event")+" stored, "+number(refused)+" refused"
 	case len(x.Events) == 0:

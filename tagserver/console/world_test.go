@@ -184,7 +184,10 @@ func (w *world) paths() []string {
 	seg := func(s string) string { return url.PathEscape(s) }
 	for _, s := range w.sites {
 		own := base + "/sites/" + seg(string(s.ID))
-		out = append(out, own, own+"/inspector", own+"/inspector?live=0", own+"/try")
+		out = append(out, own, own+"/inspector")
+		if s.ID == "shop" {
+			out = append(out, own+"/try")
+		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.accounts)) {
 		if p := base + "/sites/" + seg(string(id)); id != "" && !slices.Contains(out, p) {
