@@ -11,15 +11,24 @@ import (
 
 // apply folds a record of a known visitor.
 func (s *State) apply(sh *shard, o uint32, r *taxonomy.Record, ref taxonomy.Ref, rules Classifier, eff *Effects) {
-	s.consent(sh, o, r.Received, r.Consent)
+	if r.Kind != taxonomy.RecordChoice { // which says nothing of consent
+		s.consent(sh, o, r.Received, r.Consent)
+	}
 	switch r.Kind {
+	case taxonomy.RecordChoice:
+		s.choose(r.Visitor, r.Received, r.Off)
 	case taxonomy.RecordEvent:
 		s.tally(r.Site).Stored++
 		day := r.Event.Time.Day()
 		if day.Expired(s.clock) {
 			return // R17: it counts as stored and writes nothing
 		}
-		eff.Events = append(eff.Events, retention.StoredEvent{Record: *r, Ref: ref, RuleVersion: rules.Version()})
+		version := rules.Version()
+		if s.refold != nil {
+			version = s.refold.version // so that the scan leaves it alone
+			s.foldNext(sh, o, day, r)
+		}
+		eff.Events = append(eff.Events, retention.StoredEvent{Record: *r, Ref: ref, RuleVersion: version})
 		s.scratch = rules.Classify(r.Site, r.Event, s.scratch[:0])
 		var cols []dayColumn
 		in := &sh.touched[len(sh.touched)-1]
@@ -30,16 +39,16 @@ func (s *State) apply(sh *shard, o uint32, r *taxonomy.Record, ref taxonomy.Ref,
 		cols = append(cols, sh.add(day, s.columns.intern(r.Source, taxonomy.TraitAny), o))
 		if r.Bot {
 			cols = append(cols, sh.add(day, s.columns.intern(r.Source, taxonomy.TraitBot), o))
-		}
-		in.visitors[o] = cols
-		s.lives(sh, o, day)
-	case taxonomy.RecordMembership, taxonomy.RecordAttribute:
-		s.statement(sh, o, r)
 			for _, t := range r.Event.Traits { // which layer flagged it
 				if strings.HasPrefix(string(t), taxonomy.BotLayerPrefix) {
 					cols = append(cols, sh.add(day, s.columns.intern(r.Source, t), o))
 				}
 			}
+		}
+		in.visitors[o] = cols
+		s.lives(sh, o, day)
+	case taxonomy.RecordMembership, taxonomy.RecordAttribute:
+		s.statement(sh, o, r)
 	case taxonomy.RecordMatch:
 		s.match(sh, o, r, eff)
 	}
@@ -47,11 +56,14 @@ func (s *State) apply(sh *shard, o uint32, r *taxonomy.Record, ref taxonomy.Ref,
 
 // add counts an event of an ordinal in a column of a day.
 func (sh *shard) add(day taxonomy.Day, c column, o uint32) dayColumn {
-	dc := dayColumn{day, c}
-	list := sh.pending[dc]
+	return addTo(sh.pending, dayColumn{day, c}, o)
+}
+
+func addTo(m map[dayColumn]*[]uint32, dc dayColumn, o uint32) dayColumn {
+	list := m[dc]
 	if list == nil {
 		list = new([]uint32)
-		sh.pending[dc] = list
+		m[dc] = list
 	}
 	*list = append(*list, o)
 	return dc

@@ -29,6 +29,9 @@ type capture struct {
 	view     *View
 	of       *viewed
 	base     []index.Days // the committed days of each shard at that moment
+	rules    Classifier   // in force; nil if no checkpoint holds them
+	refold   *refoldCapture
+	cancels  *refold // that is under way, and not any more with this checkpoint
 	rewrite  bool
 }
 
@@ -85,13 +88,14 @@ func (s *State) capture(number uint64) *capture {
 	c.of = &viewed{consents: s.consents.all[:len(s.consents.all):len(s.consents.all)]}
 	for i, sh := range s.shards {
 		if sh != nil {
-			c.view.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), of: c.of}
+			c.view.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), off: s.offSets()[i], of: c.of}
 			c.base = append(c.base, sh.days)
 		} else {
 			c.view.shards[i].gone = roaring.New()
 			c.base = append(c.base, nil)
 		}
 	}
+	s.captureRefold(c)
 	s.changed = false
 	return c
 }
@@ -115,7 +119,10 @@ func (sh *shard) capture() []dayCapture {
 		m[col] = append(m[col], k.ordinal)
 	}
 	sh.pending, sh.said = map[dayColumn]*[]uint32{}, map[saidKey]column{}
-	var out []dayCapture
+	return sh.byDay(days)
+}
+
+func (sh *shard) byDay(days map[taxonomy.Day]map[column][]uint32) (out []dayCapture) {
 	for _, d := range slices.Sorted(maps.Keys(days)) {
 		out = append(out, dayCapture{sh.n, d, days[d]})
 	}
@@ -131,6 +138,8 @@ type stored struct {
 	layers   map[*index.Layer]fileRef
 	seen     map[int64][]fileRef
 	name     string // of the manifest
+	rules    map[uint32]rulesRef
+	masks    []mask
 }
 
 // write writes a capture's files and commits them. It does not touch the state,
@@ -160,9 +169,13 @@ func (f *Fold) write(ctx context.Context, c *capture) (next stored, hours map[in
 		return next, nil, err
 	}
 	m.Visitors, m.State = next.visitors, next.state
+	if err := f.writeRules(ctx, c, &next); err != nil {
+		return next, nil, err
+	}
 	if err := f.writeDays(ctx, c, &next); err != nil {
 		return next, nil, err
 	}
+	f.keepMasks(c, &next)
 	if hours, err = f.writeSeen(ctx, c, &next); err != nil {
 		return next, nil, err
 	}
@@ -207,59 +220,110 @@ func (f *Fold) addRun(ctx context.Context, kind string, runs []fileRef, b []byte
 }
 
 // writeDays seals the captured columns as layers, merges what has become many,
-// and puts the result into the capture's view and manifest.
+// and puts the result into the capture's view and manifest. In the checkpoint
+// that ends a re-fold the new columns take the place of the old ones.
 func (f *Fold) writeDays(ctx context.Context, c *capture, next *stored) error {
-	m := &c.manifest
+	m, r := &c.manifest, c.refold
+	version := uint32(0)
+	if c.rules != nil {
+		version = m.RuleVersion
+	}
 	for i := range c.view.shards {
 		s := &c.view.shards[i]
-		days := index.Days{}
-		for d, layers := range c.base[i] {
-			if !d.Expired(m.Clock) {
-				days[d] = layers
-			}
+		w := dayWriter{f: f, c: c, next: next, shard: i, gone: s.gone, version: version}
+		days, captured := c.base[i], of(c.days, i)
+		if r != nil && r.switches {
+			days, captured = w.replaced(days, captured)
 		}
-		for _, dc := range c.days {
-			if dc.shard != i || dc.day.Expired(m.Clock) {
-				continue
-			}
-			b := index.NewBuilder(i, dc.day)
-			for col, events := range dc.columns {
-				b.Add(f.columnName(col), events)
-			}
-			l, err := b.Build()
-			if err != nil {
-				return fmt.Errorf("build the layer of %s: %w", dc.day, err)
-			}
-			if l != nil {
-				days[dc.day] = append(slices.Clone(days[dc.day]), l)
-			}
+		var err error
+		if s.days, m.Days, err = w.write(ctx, days, captured, m.Days); err != nil {
+			return err
 		}
-		for _, d := range slices.Sorted(maps.Keys(days)) {
-			layers, err := tidy(days[d], s.gone, c.rewrite)
-			if err != nil {
-				return fmt.Errorf("merge the layers of %s: %w", d, err)
-			}
-			if len(layers) == 0 {
-				delete(days, d)
-				continue
-			}
-			ref := dayRef{Shard: i, Day: d}
-			for _, l := range layers {
-				file, ok := f.stored.layers[l]
-				if !ok {
-					if file, err = f.files.write(ctx, "day", d.Over(), l.Bytes()); err != nil {
-						return err
-					}
-				}
-				next.layers[l] = file
-				ref.Layers = append(ref.Layers, file)
-			}
-			days[d] = layers
-			m.Days = append(m.Days, ref)
+		if r == nil || r.switches {
+			continue
 		}
-		s.days = days
+		w.version = r.of.version
+		if r.days[i], m.Refold.Days, err = w.write(ctx, r.base[i], of(r.captured, i), m.Refold.Days); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// of returns the captured days of a shard.
+func of(all []dayCapture, shard int) (own []dayCapture) {
+	for _, dc := range all {
+		if dc.shard == shard {
+			own = append(own, dc)
+		}
+	}
+	return own
+}
+
+// dayWriter writes the layers of one shard.
+type dayWriter struct {
+	f       *Fold
+	c       *capture
+	next    *stored
+	shard   int
+	gone    *roaring.Bitmap
+	version uint32                   // of the rules that its new layers hold
+	hidden  map[*index.Layer]fileRef // layers that the checkpoint hides columns of
+}
+
+// write adds captured columns to days as layers and returns the days, whose
+// layers have files then, with their entries for the manifest added to refs.
+func (w *dayWriter) write(ctx context.Context, base index.Days, captured []dayCapture, refs []dayRef) (index.Days, []dayRef, error) {
+	days := index.Days{}
+	for d, layers := range base {
+		if !d.Expired(w.c.manifest.Clock) {
+			days[d] = layers
+		}
+	}
+	for _, dc := range captured {
+		if dc.day.Expired(w.c.manifest.Clock) {
+			continue
+		}
+		b := index.NewBuilder(w.shard, dc.day)
+		for col, events := range dc.columns {
+			b.Add(w.f.columnName(col), events)
+		}
+		l, err := b.Build()
+		if err != nil {
+			return nil, nil, fmt.Errorf("build the layer of %s: %w", dc.day, err)
+		}
+		if l != nil {
+			days[dc.day] = append(slices.Clone(days[dc.day]), l)
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(days)) {
+		layers, err := tidy(days[d], w.gone, w.c.rewrite)
+		if err != nil {
+			return nil, nil, fmt.Errorf("merge the layers of %s: %w", d, err)
+		}
+		if len(layers) == 0 {
+			delete(days, d)
+			continue
+		}
+		ref := dayRef{Shard: w.shard, Day: d}
+		for _, l := range layers {
+			file, ok := w.hidden[l]
+			if !ok {
+				file, ok = w.f.stored.layers[l]
+			}
+			if !ok {
+				if file, err = w.f.files.write(ctx, "day", d.Over(), l.Bytes()); err != nil {
+					return nil, nil, err
+				}
+				file.Rules = w.version
+			}
+			w.next.layers[l] = file
+			ref.Layers = append(ref.Layers, file)
+		}
+		days[d] = layers
+		refs = append(refs, ref)
+	}
+	return days, refs, nil
 }
 
 // tidy merges layers of a day while the newer of the last two has half the

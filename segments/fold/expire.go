@@ -53,12 +53,18 @@ func (s *State) expire() {
 				delete(sh.pending, dc)
 			}
 		}
+		for dc := range sh.next {
+			if dc.day.Expired(s.clock) {
+				delete(sh.next, dc)
+			}
+		}
 		for k := range sh.said {
 			if k.day.Expired(s.clock) {
 				delete(sh.said, k)
 			}
 		}
 	}
+	s.dropChoices(func(k taxonomy.VisitorKey) bool { return !s.known(k) })
 	removeIf(s, s.newest, func(k statementPlace, _ statement) bool { return k.day.Expired(s.clock) })
 	if s.matches.drop(func(_ claimKey, at taxonomy.Millis) bool { return at.Day().Expired(s.clock) }) {
 		s.changed = true

@@ -9,6 +9,7 @@ import (
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules"
 )
 
 // Options is what a Fold is made of.
@@ -20,6 +21,24 @@ type Options struct {
 	Blobs  retention.Blobs
 	// Rules returns the classifier in force: an input of each step.
 	Rules func() Classifier
+	// Above returns the ancestors of a category, for what visitors switch off; nil:
+	// categories have none.
+	Above func(taxonomy.Trait) []taxonomy.Trait
+	// Compile makes a classifier of the text (Source) under which a checkpoint
+	// holds it. With it, rules change by Refold only, and Rules returns a Source
+	// that is asked for once, when there is no checkpoint that says which rules
+	// are in force. nil: what Rules returns holds from then on, and what was
+	// folded before stays as it was.
+	Compile func(version uint32, text []byte) (Classifier, error)
+	// Part returns a classifier that gives the same traits of a reach as its
+	// first argument, if there is a smaller one; nil: the whole is asked.
+	Part func(Classifier, *rules.Reach) (Classifier, error)
+	// Pace is called by a re-fold's scan between some hundred events and may wait,
+	// so that the log is followed in time; nil: it never waits.
+	Pace func(context.Context) error
+	// PartEvents is about how many events a re-fold reads between two marks of its
+	// progress; 0 means 8,192.
+	PartEvents int
 	// OnErased and OnUnmatched take a step's effects before the checkpoint that
 	// covers it, and may be called again with the same. nil takes nothing.
 	OnErased    func(context.Context, []Erased) error
@@ -67,6 +86,8 @@ type Fold struct {
 
 	polling, saving sync.Mutex
 	view            atomic.Pointer[View]
+	starting        *refold // under mu: begins with the next checkpoint
+	refolding       sync.Mutex
 	stopped         error // under mu: the state can no longer be trusted
 }
 

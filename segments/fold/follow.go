@@ -27,10 +27,10 @@ func Follow(ctx context.Context, opt Options, before *Fold) (*Fold, error) {
 	if opt.BatchBytes == 0 {
 		opt.BatchBytes = 1 << 20
 	}
-	opt.OnErased, opt.OnUnmatched, opt.OnFolded = nil, nil, nil
+	opt.OnErased, opt.OnUnmatched = nil, nil
 	f := &Fold{opt: opt, state: NewState(opt.Config), seen: &seenFiles{}, following: true}
 	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1}
-	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}}
+	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}, rules: map[uint32]rulesRef{}}
 	if before != nil {
 		f.known = before.layersByFile()
 	}
@@ -39,6 +39,9 @@ func Follow(ctx context.Context, opt Options, before *Fold) (*Fold, error) {
 		return nil, err
 	}
 	if m == nil {
+		if err := f.loadRules(ctx, nil); err != nil {
+			return nil, err
+		}
 		f.begin()
 		return f, nil
 	}
@@ -106,6 +109,21 @@ func (f *Fold) layer(ctx context.Context, ref fileRef) (*index.Layer, error) {
 	}
 	return l, nil
 }
+
+// Following reports whether this only follows.
+func (f *Fold) Following() bool { return f.following }
+
+// Knows reports whether the state has an erasure that was asked for then or
+// later, so that it can tell of it, and of an opt-in that lifted it.
+func (f *Fold) Knows(hash [16]byte, asked taxonomy.Millis) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	e, ok := f.state.erased.get(hash)
+	return ok && e.at >= asked
+}
+
+// ErrStopped is in errors after which a Fold can only be opened anew.
+var ErrStopped = errors.New("the fold has stopped")
 
 var errFollowing = errors.New("another node folds this group: nothing is written here")
 

@@ -18,7 +18,7 @@ import (
 // It is a blob of JSON, written after all it names; the head (headSpace) that
 // points to it is swapped last, so a checkpoint is there whole or not at all.
 type manifest struct {
-	Format      int                                   `json:"format"` // 1
+	Format      int                                   `json:"format"` // manifestFormat
 	Number      uint64                                `json:"number"` // of the checkpoint
 	NextFile    uint64                                `json:"next_file"`
 	Epoch       uint64                                `json:"epoch"`
@@ -34,15 +34,23 @@ type manifest struct {
 	Visitors    []fileRef                             `json:"visitors"` // runs, the newest last
 	State       []fileRef                             `json:"state"`    // runs, the newest last
 	Days        []dayRef                              `json:"days"`
-	Seen        []seenRef                             `json:"seen"`
+	// Rules is the file of the rules in force (R18); Masks those of earlier
+	// changes that some layer is older than, the oldest first.
+	Rules  *rulesRef     `json:"rules,omitempty"`
+	Masks  []rulesRef    `json:"masks,omitempty"`
+	Refold *refoldRecord `json:"refold,omitempty"`
+	Seen   []seenRef     `json:"seen"`
 }
 
-const manifestFormat = 1
+// manifestFormat is written; 1, which knew no re-folds, is read as well.
+const manifestFormat = 2
 
 // fileRef is a file of the checkpoint: its number and length.
 type fileRef struct {
 	File  uint64 `json:"f"`
 	Bytes int64  `json:"b"`
+	// Rules is the version in force when a layer was written, 0 of all other files.
+	Rules uint32 `json:"r,omitempty"`
 }
 
 // dayRef is the layers of a shard and day, the oldest first.
@@ -186,8 +194,8 @@ func (f *files) readManifest(ctx context.Context, name string) (*manifest, error
 	if err := json.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("%w: checkpoint %s: %v", retention.ErrCorrupt, name, err)
 	}
-	if m.Format != manifestFormat {
-		return nil, fmt.Errorf("checkpoint %s has format %d, this program reads %d; use the newer program", name, m.Format, manifestFormat)
+	if m.Format < 1 || m.Format > manifestFormat {
+		return nil, fmt.Errorf("checkpoint %s has format %d, this program reads up to %d; use the newer program", name, m.Format, manifestFormat)
 	}
 	return m, nil
 }
@@ -256,6 +264,19 @@ func (f *files) names(m *manifest) map[string]bool {
 	}
 	for _, s := range m.Seen {
 		add("seen", s.Files)
+	}
+	rules := slices.Clone(m.Masks)
+	if m.Rules != nil {
+		rules = append(rules, *m.Rules)
+	}
+	if m.Refold != nil {
+		rules = append(rules, m.Refold.Rules)
+		for _, d := range m.Refold.Days {
+			add("day", d.Layers)
+		}
+	}
+	for _, r := range rules {
+		add("rules", []fileRef{r.File})
 	}
 	return keep
 }

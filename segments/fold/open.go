@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/index"
+	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // Open reads the last checkpoint, or begins with an empty state, and removes
@@ -20,7 +21,7 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	}
 	f := &Fold{opt: opt, state: NewState(opt.Config), seen: &seenFiles{}}
 	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1}
-	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}}
+	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}, rules: map[uint32]rulesRef{}}
 	m, version, err := f.files.readHead(ctx, opt.Keyed, opt.Group)
 	if err != nil {
 		return nil, err
@@ -32,6 +33,9 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	}
 	f.stored.version = version
 	if m == nil {
+		if err := f.loadRules(ctx, nil); err != nil {
+			return nil, err
+		}
 		f.begin()
 		return f, f.files.sweepAll(ctx, nil)
 	}
@@ -106,23 +110,21 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 	for k, r := range s.waiting.m {
 		s.waiting.index(k, r)
 	}
+	if err := f.loadRules(ctx, m); err != nil {
+		return err
+	}
 	for _, d := range m.Days {
 		if d.Shard >= len(s.shards) || s.shards[d.Shard] == nil {
 			return fmt.Errorf("%w: a day of shard %d", retention.ErrCorrupt, d.Shard)
 		}
-		var layers []*index.Layer
-		for _, ref := range d.Layers {
-			l, err := f.layer(ctx, ref)
-			if errors.Is(err, retention.ErrNotFound) && d.Day.Expired(m.Clock) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			layers = append(layers, l)
-			f.stored.layers[l] = ref
+		layers, err := f.loadLayers(ctx, d, m.Clock)
+		if err != nil {
+			return err
 		}
 		s.shards[d.Shard].days[d.Day] = layers
+	}
+	if err := f.loadRefold(ctx, m); err != nil {
+		return err
 	}
 	hours := map[int64][]*seenFile{}
 	for _, h := range m.Seen {
@@ -151,12 +153,29 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 	of := &viewed{consents: s.consents.all[:len(s.consents.all):len(s.consents.all)], fold: f}
 	for i, sh := range s.shards {
 		if sh != nil {
-			v.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), days: sh.days, of: of}
+			v.shards[i] = shardView{visitors: sh.visitors.freeze(), gone: sh.gone.Clone(), days: sh.days, off: s.offSets()[i], of: of}
 			sh.touched = []interval{{number: m.Number + 1, visitors: map[uint32][]dayColumn{}}}
 		}
 	}
 	f.view.Store(v)
 	return nil
+}
+
+// loadLayers opens the layers of a day. Files may be gone once their day is over.
+func (f *Fold) loadLayers(ctx context.Context, d dayRef, clock taxonomy.Millis) (layers []*index.Layer, err error) {
+	for _, ref := range d.Layers {
+		l, err := f.layer(ctx, ref)
+		if errors.Is(err, retention.ErrNotFound) && d.Day.Expired(clock) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		l = f.stored.masked(l, ref)
+		layers = append(layers, l)
+		f.stored.layers[l] = ref
+	}
+	return layers, nil
 }
 
 func (f *Fold) loadRun(ctx context.Context, kind string, ref fileRef, put func(k, v []byte) error, remove func(k []byte) error) error {

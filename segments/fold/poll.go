@@ -38,12 +38,15 @@ func (f *Fold) Poll(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("fold: follow the log: %w", err)
 	}
-	rules := f.opt.Rules()
 	bytes := 0
 	f.mu.Lock()
+	rules := f.state.rules
+	if rules == nil {
+		rules = f.opt.Rules()
+	}
 	for i := range frames {
 		if err := f.state.Step(&frames[i], rules, f.seen, &f.undone); err != nil {
-			f.stopped = fmt.Errorf("the fold has stopped; restart to go on from the last checkpoint: %w", err)
+			f.stopped = fmt.Errorf("%w; restart to go on from the last checkpoint: %w", ErrStopped, err)
 			f.mu.Unlock()
 			return 0, f.stopped
 		}
@@ -83,7 +86,7 @@ func (f *Fold) carryOut(ctx context.Context) error {
 	e := &f.undone
 	if f.following {
 		*e = Effects{} // the group's builder carries them out
-		return nil
+		return f.tell(ctx)
 	}
 	if len(e.Events) > 0 {
 		if err := f.opt.Events.Put(ctx, e.Events); err != nil {
@@ -103,11 +106,17 @@ func (f *Fold) carryOut(ctx context.Context) error {
 		}
 	}
 	e.Unmatched = nil
-	if len(f.about) > 0 {
-		if err := f.opt.OnFolded(ctx, f.about); err != nil {
-			return fmt.Errorf("fold: tell of whom records were folded: %w", err)
-		}
-		f.about = f.about[:0]
+	return f.tell(ctx)
+}
+
+// tell hands OnFolded what was noted.
+func (f *Fold) tell(ctx context.Context) error {
+	if len(f.about) == 0 {
+		return nil
 	}
+	if err := f.opt.OnFolded(ctx, f.about); err != nil {
+		return fmt.Errorf("fold: tell of whom records were folded: %w", err)
+	}
+	f.about = f.about[:0]
 	return nil
 }

@@ -74,6 +74,10 @@ func (f *Fold) capture(ctx context.Context, rewrite bool) error {
 	if f.stopped != nil {
 		return f.stopped
 	}
+	if r := f.starting; r != nil {
+		f.starting = nil
+		f.state.begin(r)
+	}
 	f.inflight = f.state.capture(f.stored.number + 1)
 	f.inflight.rewrite = rewrite
 	f.folded.Store(0)
@@ -132,9 +136,23 @@ func (s *State) install(c *capture) {
 			continue
 		}
 		sh.days = c.view.shards[i].days
+		if r := c.refold; r != nil && !r.switches && s.refold == r.of {
+			sh.staged = r.days[i]
+		}
 		for j := range sh.touched {
 			if sh.touched[j].number <= c.manifest.Number {
 				sh.touched[j].committed = true
+			}
+		}
+	}
+	if r := c.refold; r != nil && r.switches {
+		s.switchTo(r.of)
+	}
+	if c.cancels != nil {
+		s.refold = nil
+		for _, sh := range s.shards {
+			if sh != nil {
+				sh.dropNext()
 			}
 		}
 	}

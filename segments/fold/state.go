@@ -66,9 +66,13 @@ type State struct {
 	position    retention.Position
 	frameTime   map[taxonomy.WriterID]taxonomy.Millis // of the last folded frame
 	ruleVersion uint32
-	shards      []*shard // nil for shards of other groups
-	consents    consents
-	columns     interner
+	// rules are those in force if a checkpoint holds them (Options.Compile), else
+	// nil; refold is the change of them that is folded anew, nil if none.
+	rules    Classifier
+	refold   *refold
+	shards   []*shard // nil for shards of other groups
+	consents consents
+	columns  interner
 
 	counters *table[taxonomy.SiteID, *Tally]
 	waiting  *waitingTable
@@ -77,6 +81,8 @@ type State struct {
 	matches  *matches
 	imports  *table[importChunk, *[512]byte]
 	newest   *table[statementPlace, statement]
+	choices  *table[taxonomy.VisitorKey, choice]
+	off      []map[taxonomy.Trait]*roaring.Bitmap // see offSets; nil: to be made
 
 	// recent are the event IDs since the last checkpoint; flushing those of the
 	// checkpoint under way. Behind both stands the Seen.
@@ -84,6 +90,7 @@ type State struct {
 	// changed says that something but time passed since the last checkpoint.
 	changed bool
 	scratch []taxonomy.Trait
+	coming  []taxonomy.Trait // likewise
 }
 
 // shard is the visitors and columns of one shard.
@@ -99,6 +106,10 @@ type shard struct {
 	// said are its statements.
 	pending map[dayColumn]*[]uint32
 	said    map[saidKey]column
+	// staged are the committed layers of a re-fold's new columns, and next those
+	// of this interval; both empty unless there is one.
+	staged index.Days
+	next   map[dayColumn]*[]uint32
 	// touched are the events of each visitor by interval: what a committed
 	// layer does not hold yet (flushing, pending), and what the last generation
 	// has not seen.
@@ -110,6 +121,7 @@ type interval struct {
 	number    uint64 // of the checkpoint that ends it
 	committed bool   // its events are in days
 	visitors  map[uint32][]dayColumn
+	next      map[uint32][]dayColumn // in a re-fold's new columns; nil if none
 }
 
 // column is an interned taxonomy.Column.
@@ -182,6 +194,7 @@ func NewState(cfg Config) *State {
 		matches:   newMatches(),
 		imports:   newTable('i', importCodec),
 		newest:    newTable('t', statementCodec),
+		choices:   newTable('x', choiceCodec),
 		recent:    map[Hash]taxonomy.Millis{},
 		shards:    make([]*shard, cfg.Shards),
 	}
@@ -195,6 +208,7 @@ func NewState(cfg Config) *State {
 				days:    index.Days{},
 				pending: map[dayColumn]*[]uint32{},
 				said:    map[saidKey]column{},
+				next:    map[dayColumn]*[]uint32{},
 				touched: []interval{{number: 1, visitors: map[uint32][]dayColumn{}}},
 			}
 		}
@@ -204,7 +218,7 @@ func NewState(cfg Config) *State {
 
 // tables are the parts of the state that lie in its runs, beside the visitors.
 func (s *State) tables() []anyTable {
-	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches.claims, s.imports, s.newest}
+	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches.claims, s.imports, s.newest, s.choices}
 }
 
 func (s *State) shardOf(v taxonomy.VisitorKey) (*shard, error) {

@@ -193,9 +193,11 @@ func (s *State) adopt(sh *shard, r *taxonomy.Record, o uint32, known bool, rules
 
 // duplicate reports whether an event was received before, and remembers it.
 func (s *State) duplicate(r *taxonomy.Record, seen Seen) (bool, error) {
-	if !r.Import.IsZero() {
-		return s.rowSeen(r.Import, r.Received), nil
+	if !r.Import.IsZero() && s.rowSeen(r.Import, r.Received) {
+		return true, nil
 	}
+	// A file that gives one ID to two rows has one event twice, too: so readers of
+	// Events see it.
 	h := hashOf(r.Site, r.Visitor, r.Event.ID)
 	for _, m := range [...]map[Hash]taxonomy.Millis{s.recent, s.flushing} {
 		if at, ok := m[h]; ok && near(at, r.Received) {

@@ -192,11 +192,11 @@ func SortedColumns(m map[taxonomy.Column]uint64) []taxonomy.Column {
 	return cols
 }
 
-// Sum returns the events in a trait's columns, whatever their source, from day
-// from to day to. A visitor's events of a day and layer count at most 255 times.
-func (d Days) Sum(trait taxonomy.Trait, from, to taxonomy.Day) (n uint64) {
-	for day := from; day <= to; day++ {
-		for _, l := range d[day] {
+// Sum returns the events in a trait's columns, whatever their source and day. A
+// visitor's events of a day and layer count at most 255 times.
+func (d Days) Sum(trait taxonomy.Trait) (n uint64) {
+	for _, layers := range d {
+		for _, l := range layers {
 			for i := range l.cols {
 				if c := &l.cols[i]; c.Trait == trait {
 					n += c.visitors
