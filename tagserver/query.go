@@ -57,13 +57,13 @@ func parseQuery(raw string, q *wireQuery) {
 				value = "-" // said, and not what: not the same as nothing
 			}
 			q.signal(&seen, 0, &q.Consent.GDPR, value)
-		case "gdpr_consent":
+		case "gdpr_consent", "tcf": // the second, as bodies call it, from the tag
 			q.signal(&seen, 1, &q.Consent.TCF, value)
 		case "gpp":
 			q.signal(&seen, 2, &q.Consent.GPP, value)
 		case "gpp_sid":
 			q.signal(&seen, 3, &q.Consent.GPPSID, value)
-		case "us_privacy":
+		case "us_privacy", "usp":
 			q.signal(&seen, 4, &q.Consent.USP, value)
 		case "site":
 			q.field(&seen, 5, key, &q.Site, value)

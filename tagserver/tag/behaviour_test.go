@@ -71,7 +71,7 @@ func TestConsentReleasesWhatWaited(t *testing.T) {
 	p.want(kinds, `["early page later"]`)
 	p.want("[sent[0].url,sent[0].method,sent[0].keepalive,sent[0].credentials,sent[0].type,sent[0].headers]", `["https://data.example/v1/e","POST",true,"include","text/plain",1]`)
 	p.want("[sent[0].body.site,sent[0].body.sent,sent[0].body.consent]", `["shop",1764063000000,{"tcf":"CP","gpp":"DB","granted":true}]`)
-	p.want("sent[0].body.events[0]", `{"id":"e000102030405060708090a0b0c0d0e0f","t":1764063000000,"kind":"track","name":"early","url":"https://shop.example/a","ref":"https://search.example/","props":{"sku":"a-1"}}`)
+	p.want("sent[0].body.events[0]", `{"id":"e0e1e2e3e4e5e6e7","t":1764063000000,"kind":"track","name":"early","url":"https://shop.example/a","ref":"https://search.example/","props":{"sku":"a-1"}}`)
 	p.want("store", `{"ebb:shop":"{\"y\":1}"}`) // a mark, no ID
 }
 
@@ -150,7 +150,7 @@ func TestAudiencesAlwaysCallBack(t *testing.T) {
 	p.run("var got=[]; function cb(l){got.push(l)}; ebb('audiences',cb)")
 	p.want("[got.length,sent.length]", "[0,0]")
 	p.run("ebb('consent',true,{tcf:'C P',usp:'1YNN'}); step(1000)")
-	p.want("sent.filter(function(s){return s.method=='GET'}).map(function(s){return [s.url,s.credentials]})", `[["https://data.example/v1/seg?site=shop&gdpr_consent=C%20P&us_privacy=1YNN&consent=1","include"]]`)
+	p.want("sent.filter(function(s){return s.method=='GET'}).map(function(s){return [s.url,s.credentials]})", `[["https://data.example/v1/seg?site=shop&tcf=C%20P&usp=1YNN&consent=1","include"]]`)
 	p.want("got", `[[{"id":"a","slug":"a"}]]`)
 	p.run("status=403; ebb('audiences',cb)")
 	p.run("status=200; offline=true; ebb('audiences',cb)")

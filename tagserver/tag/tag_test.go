@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write what is served anew")
 
 // files are what is served, and the gates of their sizes, in bytes as a browser
 // fetches them.
-var files = map[string]int{"ebb": 3072, "ads": 1024}
+var files = map[string]int{"ebb": 3072, "ads": 1024, "shop": 1280}
 
 // build bundles and minifies a source with esbuild as a library, so nobody
 // needs Node.
@@ -120,7 +120,7 @@ func TestTheTagIsSmall(t *testing.T) {
 
 // A strict content security policy forbids these, and so do we.
 func TestTheTagUsesNothingThatAStrictPolicyForbids(t *testing.T) {
-	code := string(build(t, "ebb")) + string(build(t, "ads"))
+	code := string(build(t, "ebb")) + string(build(t, "ads")) + string(build(t, "shop"))
 	for _, bad := range []string{"eval(", "Function(", "document.write", "innerHTML", ".cookie", "setAttribute(", "createElement"} {
 		if strings.Contains(code, bad) {
 			t.Errorf("the tag uses %s", bad)

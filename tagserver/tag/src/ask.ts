@@ -10,7 +10,7 @@ export async function ask(then: (list: Audience[]) => void) {
   let list: Audience[] = [];
   try {
     let url = host + '/v1/seg?site=' + site;
-    for (const k in q) if (q[k]) url += '&' + (k == 'tcf' ? 'gdpr_consent' : k == 'usp' ? 'us_privacy' : k) + '=' + encodeURIComponent(q[k]);
+    for (const k in q) if (q[k]) url += '&' + k + '=' + encodeURIComponent(q[k]);
     list = (await (await w.fetch(url, { credentials: 'include' })).json()).audiences || [];
   } catch (e) {
     // Nobody answers.

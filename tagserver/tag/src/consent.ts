@@ -23,8 +23,6 @@ export function verdict(): boolean | undefined {
 
 type Call = (command: string, then: (value: any, ok: boolean) => void, parameter?: string) => void;
 
-let calls = 0;
-
 /** find returns how a platform's interface is called, here or in a parent. */
 function find(api: string, version: number): Call | undefined {
   const here = w['__' + api];
@@ -34,7 +32,7 @@ function find(api: string, version: number): Call | undefined {
     // Another origin's frame shows its frames by name.
     if (safely(() => f.frames['__' + api + 'Locator']))
       return (command, then, parameter) => {
-        const callId = 'ebb' + ++calls;
+        const callId = '' + Math.random();
         on(w, 'message', (e) => {
           const m = (typeof e.data == 'string' ? parse(e.data) : e.data)['__' + api + 'Return'];
           if (e.source == f && m.callId == callId) then(m.returnValue, m.success);
@@ -69,7 +67,7 @@ const readers: Record<string, (data: any, call: Call, answer: (v: boolean) => vo
     ids.forEach((id) => {
       const one = (section: any) => {
         // No section, no yes; in a state's, any field that opts out is a no.
-        if (!section || /OptOut":1|Gpc":(1|true)/.test(json(section))) yes = false;
+        if (!section || /Out":1|Gpc":(1|t)/.test(json(section))) yes = false;
         --open || answer(yes);
       };
       // Europe's section is the other interface's business; the states' begin at
@@ -104,7 +102,7 @@ export function listen(changed: () => void) {
         })
       );
     });
-    if ((waited += 100) > +(settings.wait || 3e3)) {
+    if ((waited += 100) > ((settings.wait as any) || 3e3)) {
       silent = 1;
       changed();
     } else setTimeout(look, 100);

@@ -5,7 +5,7 @@ import { ask } from './ask';
 import { listen, says, silent, strings, verdict } from './consent';
 import { d, json, name, now, on, parse, safely, settings, site, w } from './page';
 import { allow, batch, flush, hold, post, watch } from './send';
-import { read, write } from './store';
+import { MAX, read, write } from './store';
 
 type Props = Record<string, unknown>;
 
@@ -23,7 +23,7 @@ function address(): string {
   return settings.spa == 'hash' && fragment ? page.replace(/\/?$/, '/') + fragment.replace(/^!?\/?/, '') : page;
 }
 
-function add(kind: string, name?: string, props?: Props) {
+function add(kind: string, name?: string, props?: Props, id?: string) {
   const all: Props = { ...attributes, ...props };
   const kept: Props = {};
   Object.keys(all)
@@ -33,11 +33,10 @@ function add(kind: string, name?: string, props?: Props) {
       const v: any = all[k];
       kept[k.slice(0, 64)] = v?.slice ? v.slice(0, /[^ -~]/.test(v) ? 85 : 256) : v;
     });
-  // Always with a letter: a long run of digits looks like a card number.
-  let id = 'e';
-  crypto.getRandomValues(new Uint8Array(16)).forEach((b) => (id += (b + 256).toString(16).slice(1)));
   hold({
-    id,
+    // 128 random bits. Always with letters: a long run of digits looks like a
+    // card number.
+    id: id || 'e' + crypto.getRandomValues(new Uint16Array(8)).join('e'),
     t: now(),
     kind,
     name: name?.slice(0, 64),
@@ -56,8 +55,8 @@ function page(props?: Props) {
 }
 
 /** track is one event, or one for each of several properties. */
-function track(name: string, props?: Props | Props[]) {
-  ([] as any[]).concat(props).forEach((p) => add('track', name, p));
+function track(name: string, props?: Props | Props[], id?: string) {
+  ([] as any[]).concat(props).forEach((p) => add('track', name, p, id));
 }
 
 /** decide acts on what is known of consent now. */
@@ -97,7 +96,8 @@ const commands: Record<string, (...a: any[]) => any> = {
   page,
   track,
   set: (props) => (attributes = { ...attributes, ...props }),
-  conversion: (name, props) => add('conversion', name, props),
+  // With an ID of its own, such as an order's, it counts once.
+  conversion: (name, props, id) => add('conversion', name, props, id),
   consent(yes, more) {
     says.page = yes === true;
     Object.assign(strings, more);
@@ -109,6 +109,11 @@ const commands: Record<string, (...a: any[]) => any> = {
     f(granted);
   },
   flush,
+  // More commands, from a file of its own; calls of them may have come before.
+  use(more) {
+    Object.assign(commands, more);
+    missed.splice(0).forEach((a) => ebb(...a));
+  },
   optout() {
     out = 1;
     write({ o: 1 });
@@ -123,16 +128,18 @@ const commands: Record<string, (...a: any[]) => any> = {
   }
 };
 
+let missed: any; // calls of commands that are not there
+
 function ebb(command: string, ...args: any[]) {
-  safely(commands[command], ...args);
+  commands[command] ? safely(commands[command], ...args) : missed.length < MAX && missed.push([command, ...args]);
 }
-ebb.v = '1.1.0';
+ebb.v = '1.2.0';
 
 /** declared is an event that the page's own HTML declares. */
 function declared(e: any) {
   const el = e.target.closest('[data-ebb-event]');
   // A form is sent, anything else is clicked.
-  if (!el || (el.tagName == 'FORM') != (e.type == 'submit')) return;
+  if (!el || !el.submit == (e.type == 'submit')) return;
   const props: Props = {};
   for (const a of el.attributes) if (!a.name.indexOf('data-ebb-p-')) props[a.name.slice(11)] = a.value;
   track(el.getAttribute('data-ebb-event'), props);
@@ -145,7 +152,8 @@ function start() {
   out = read().o;
   if (out == 1) tell();
   watch();
-  (stub?.q || []).forEach((a: any) => ebb.apply(0, a));
+  missed = stub?.q || [];
+  ebb('use');
   if (settings.auto != 'false') {
     last || page();
     const soon = () => setTimeout(safely, 0, page); // the page's own handler comes first
@@ -162,9 +170,7 @@ function start() {
       on(w, 'popstate', soon);
       on(w, 'hashchange', soon); // says nothing new unless in hash mode
     }
-    on(w, 'pageshow', (e) => {
-      if (e.persisted) page({}); // whatever its address
-    });
+    on(w, 'pageshow', (e) => e.persisted && page({})); // whatever its address
   }
   on(d, 'click', declared);
   on(d, 'submit', declared);

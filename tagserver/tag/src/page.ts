@@ -4,15 +4,20 @@ export const w: any = window;
 export const d: any = document;
 export const n: any = navigator;
 
-// A script that was loaded in an unusual way (by a tag manager) is not the
-// current one; then it is the one that names a site.
-const script = d.currentScript || d.querySelector('script[data-site][src*="/ebb.js"]');
+// A script that was loaded in an unusual way is not the current one; then it is
+// the one of our name.
+const script = d.currentScript || d.querySelector('script[src*="/ebb.js"]');
 
-/** settings are the data- attributes of the script element. */
-export const settings: Record<string, string> = script ? script.dataset : {};
+const address: any = new URL(script?.src || 'a:');
+
+/**
+ * settings are the data- attributes of the script element, or stand in its
+ * address, for those who cannot set attributes: ebb.js?site=shop&consent=manual.
+ */
+export const settings: Record<string, string> = { ...Object.fromEntries(address.searchParams), ...script?.dataset };
 
 export const site = settings.site;
-export const host = site && (settings.host || new URL(script.src).origin);
+export const host = settings.host || address.origin;
 /** name is that of the one global. */
 export const name = settings.ns || 'ebb';
 
@@ -25,7 +30,7 @@ export function safely<T>(f: (...a: any[]) => T, ...args: any[]): T | undefined 
   }
 }
 
-export const on = (target: any, event: string, f: (e: any) => void) => target.addEventListener(event, (e: any) => safely(f, e), true);
+export const on = (target: any, event: string, f: (e: any) => unknown) => target.addEventListener(event, (e: any) => safely(f, e), true);
 
 // A page that replaces these later does not change what is sent.
 export const json = JSON.stringify;

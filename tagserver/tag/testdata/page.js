@@ -9,7 +9,10 @@ function step(ms) {
   timers.slice().forEach(function (t) { if (t.f && t.at <= now) { var f = t.f; t.f = null; f(); } });
 }
 var console = { log: function () {}, warn: function (m) { warnings.push(m); } };
-function URL(u) { this.origin = /^https?:\/\/[^\/]+/.exec(u)[0]; }
+function URL(u) {
+  this.origin = (/^https?:\/\/[^\/]+/.exec(u) || ['null'])[0];
+  this.searchParams = (u.split('?')[1] || '').split('&').filter(Boolean).map(function (p) { return p.split('=').map(decodeURIComponent); });
+}
 function Blob(parts, o) { this.text = parts.join(''); this.type = o.type; }
 var location = { href: 'https://shop.example/a?x=1#frag' };
 var script = { src: 'https://data.example/t/1/ebb.js', dataset: { site: 'shop' } };
