@@ -31,6 +31,10 @@ type apiDelivery struct {
 	Removes     uint64    `json:"removes"`
 	Held        uint64    `json:"held"`
 	Floored     []string  `json:"floored"`
+	Withheld    []struct {
+		Audience string `json:"audience"`
+		Why      string `json:"why"`
+	} `json:"withheld"`
 }
 
 var deliveryHead = []string{"DESTINATION", "AT", "GENERATION", "RESULT", "ADDS", "REMOVES", "HELD", "FILE"}
@@ -39,6 +43,9 @@ func (d *apiDelivery) add(rows *cli.Rows) {
 	result := d.Result
 	if d.Why != "" {
 		result += ": " + d.Why
+	}
+	for _, w := range d.Withheld {
+		result += fmt.Sprintf("; %s not sent: %s", w.Audience, w.Why)
 	}
 	rows.Add(d.Destination, when(d.At), fmt.Sprintf("%d.%d", d.Epoch, d.Generation), result, d.Adds, d.Removes, d.Held, d.File)
 }

@@ -23,6 +23,16 @@ type Source struct {
 	Members func(context.Context, audience.Entry) (index.Set, error)
 	// Info returns what the partner is told about an audience; nil: its ID.
 	Info func(taxonomy.AudienceID) AudienceInfo
+	// Withhold returns why nobody of an audience may be sent to the destination,
+	// whatever the visitors agreed to, or "". Such an audience is delivered empty,
+	// so who was sent before is taken back. Nil: nothing is withheld.
+	Withhold func(taxonomy.AudienceID) string
+}
+
+// Withheld is an audience that was delivered empty, and why.
+type Withheld struct {
+	Audience taxonomy.AudienceID `json:"audience"`
+	Why      string              `json:"why"`
 }
 
 // Lives may be implemented by a view that knows when a statement (an attribute
@@ -39,7 +49,8 @@ type target struct {
 	ids  []map[uint32]string // by match
 	// allowed is how many (member, audience) consent lets go, before it is asked
 	// whether the partner knows them: the rest to held's count is the match rate.
-	allowed uint64
+	allowed  uint64
+	withheld []Withheld
 }
 
 // gather asks the view for the targets: members ∧ allow ∧ matched − gone, each
@@ -71,6 +82,12 @@ func gather(ctx context.Context, dest *Destination, src *Source, newest audience
 	}
 	var list []wanted
 	for _, a := range dest.Audiences {
+		if src.Withhold != nil {
+			if why := src.Withhold(a); why != "" {
+				t.withheld = append(t.withheld, Withheld{a, why})
+				continue
+			}
+		}
 		e, ok := src.Generation.Entry(a)
 		if !ok {
 			continue // not built yet, or no longer: nobody is in it

@@ -314,6 +314,8 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 	switch missing := taxonomy.MayAll &^ out.Purposes; {
 	case missing == 0:
 		out.Reason = words.destinations
+	case no && worst != vendorRefused:
+		out.Reason = words.purposes[missing] // the visitor's no before what else is missing
 	case worst == notDisclosed:
 		out.Reason = words.undisclosed
 	case worst == vendorRefused:
@@ -370,6 +372,35 @@ func (r *Reader) receives(t *tcf, x *receiver, day taxonomy.Day) ground {
 		}
 	}
 	return t.vendor(4, x.at, v, day, false)
+}
+
+// Blocked returns why nobody may be sent to a destination on a day, or "": its
+// vendor is deleted or not in the list, or does not declare what receiving takes.
+// What strings allowed when they were read is not asked again: the list may be
+// newer than they are. Without a list, or for a destination that is no vendor,
+// nothing is known and nothing blocked.
+func (r *Reader) Blocked(id taxonomy.DestinationID, day taxonomy.Day) string {
+	i, ok := slices.BinarySearchFunc(r.receivers, id, func(x receiver, id taxonomy.DestinationID) int { return strings.Compare(string(x.ID), string(id)) })
+	if !ok || r.o.List == nil || r.receivers[i].Vendor == 0 {
+		return ""
+	}
+	x := &r.receivers[i]
+	v := r.listed[x.at]
+	lacks := func(what string) string {
+		return fmt.Sprintf("the destination's vendor %d %s in version %d of the vendor list; correct its gvl_id, or get a newer list (consent.gvl)", x.Vendor, what, r.o.List.Version)
+	}
+	declares := func(p int) bool { return v.consent.has(p) || v.interest.has(p) }
+	switch {
+	case v == nil:
+		return lacks("is missing")
+	case !v.Deleted.IsZero() && taxonomy.DayOf(v.Deleted) <= day:
+		return lacks("is deleted")
+	case !declares(4):
+		return lacks("does not declare purpose 4 (use profiles to select advertising)")
+	case x.Syncs && !declares(1):
+		return lacks("does not declare purpose 1 (store and access information on the device), which syncing takes")
+	}
+	return ""
 }
 
 // reached returns the destinations that a string reaches, sorted, never nil. The

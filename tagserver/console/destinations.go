@@ -101,7 +101,9 @@ type destinationAudience struct {
 	Title   string
 	Shown   string
 	Floored bool // below the destination's floor, so delivered empty
-	Missing bool // no longer defined
+	// Withheld is why it may not be sent there, or "".
+	Withheld string
+	Missing  bool // no longer defined
 }
 
 func (c *Console) destination(e echo.Context) (*page, error) {
@@ -138,6 +140,11 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 			}
 		}
 		da.Floored = row.Last != nil && slices.Contains(row.Last.Floored, a)
+		if row.Last != nil {
+			if i := slices.IndexFunc(row.Last.Withheld, func(w delivery.Withheld) bool { return w.Audience == a }); i >= 0 {
+				da.Withheld = row.Last.Withheld[i].Why
+			}
+		}
 		audiences = append(audiences, da)
 	}
 	origin := "https://YOUR-PARTNER-HOST"

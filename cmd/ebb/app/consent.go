@@ -71,3 +71,20 @@ func (a *App) readStrings(dst []decide.Statement, t tagserver.Strings, day taxon
 func (a *App) ExplainConsent(s string) consent.Explanation {
 	return a.catalog.Load().strings.Explain(s, a.env.millis().Day())
 }
+
+// withhold is the part of the decision on export that is not a visitor's: it is
+// taken anew with each delivery, by the vendor list and categories in force.
+func (c *catalog) withhold(d *delivery.Destination, day taxonomy.Day) func(taxonomy.AudienceID) string {
+	vendor := c.strings.Blocked(d.ID, day)
+	return func(id taxonomy.AudienceID) string {
+		if vendor != "" {
+			return vendor
+		}
+		for _, m := range c.audiences.Mentions(id) {
+			if c.classifier.Forest().Sensitive(taxonomy.Trait(m)) {
+				return "it tells of " + m + ", which is sensitive; take it out of the rule, or keep the audience to this house"
+			}
+		}
+		return ""
+	}
+}

@@ -138,7 +138,7 @@ func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.
 		return delivery.Delivery{}, fmt.Errorf("deliver to %s: there is no generation yet; build one first", id)
 	}
 	return a.deliverer.Run(ctx, d, delivery.Source{
-		Generation: g, View: a.fold.View(), Members: a.generations.Members,
+		Generation: g, View: a.fold.View(), Members: a.generations.Members, Withhold: c.withhold(&d, a.env.millis().Day()),
 		Info: func(id taxonomy.AudienceID) delivery.AudienceInfo {
 			info := delivery.AudienceInfo{ID: id, Slug: string(id)}
 			if d, ok := c.audiences.Get(id); ok {
