@@ -262,8 +262,8 @@ func (d *Deliverer) writeFile(ctx context.Context, dest *Destination, h *head, f
 		return f, err
 	}
 	w := rows{
-		encoder: format.New(FileInfo{Destination: dest.ID, IDs: dest.IDs, Kind: f.Kind, Generation: f.Generation, Created: created, Account: dest.Account, Segments: dest.Segments, Serial: h.Seq}),
-		e:       e, next: next, name: name, created: created, byID: facts.ByID,
+		encoder: format.New(FileInfo{Destination: dest.ID, IDs: dest.IDs, Kind: f.Kind, Generation: f.Generation, Created: created, Account: dest.Account}),
+		e:       e, next: next, name: name, created: created,
 		members: make([]*roaring.Bitmap, h.Shards),
 		oldest:  created.Day(),
 	}
@@ -308,7 +308,6 @@ type rows struct {
 	next    *Ledger
 	name    func(int, uint32) (string, bool)
 	created taxonomy.Millis
-	byID    bool
 
 	members       []*roaring.Bitmap
 	adds, removes uint64
@@ -320,9 +319,6 @@ type rows struct {
 const flushAt = 256 << 10
 
 func (r *rows) write(ctx context.Context, w io.Writer) (err error) {
-	if r.byID {
-		return r.writeByID(ctx, w)
-	}
 	removes := r.e.Removes
 	audiences := slices.Collect(maps.Keys(r.e.Adds))
 	for _, m := range removes {
