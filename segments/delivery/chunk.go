@@ -2,9 +2,11 @@ package delivery
 
 import (
 	"context"
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash"
 	"io"
 	"maps"
 	"slices"
@@ -29,6 +31,13 @@ type piece struct {
 	rows   uint64
 	sha256 [32]byte
 	says   *Ledger // Held: adds; Maybe: those of them that replace a copy; Outbox: removals
+	// name is the receiver's for a chunk, or empty. control: the chunk lists the
+	// others.
+	name    string
+	control bool
+
+	md5   [16]byte // known while it is written only
+	lines uint64
 }
 
 // chunker writes what a plan says as chunks, one behind the other, in the order
@@ -50,12 +59,63 @@ type chunker struct {
 	had      map[taxonomy.AudienceID][]*roaring.Bitmap
 	gathered []said
 	open     *stream // of a format whose chunks have no bound
+	control  bool    // sums are wanted for a control file
 }
 
 func (c *chunker) write(ctx context.Context) error {
 	for s := range c.members {
 		c.members[s] = roaring.New()
 	}
+	facts := c.format.Facts()
+	write := c.byAudience
+	if facts.ByID {
+		write = c.byID
+	}
+	if !facts.Apart {
+		if err := write(ctx, true, true); err != nil {
+			return err
+		}
+		return c.end()
+	}
+	for _, removes := range []bool{false, true} {
+		if err := write(ctx, !removes, removes); err != nil {
+			return err
+		}
+		if err := c.end(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end ends the chunk that is being written or gathered.
+func (c *chunker) end() error {
+	if c.open != nil {
+		return c.endStream()
+	}
+	return c.flush(len(c.gathered))
+}
+
+func (c *chunker) byID(ctx context.Context, adds, removes bool) error {
+	g := grouping{e: c.e, name: c.name, created: c.info.Created, delay: c.info.Delay}
+	return g.each(ctx, adds, removes, func(rows []said) error {
+		for i := range rows {
+			r := &rows[i]
+			if r.shard < c.shards {
+				c.members[r.shard].Add(r.ordinal)
+			}
+			c.oldest = min(c.oldest, r.until-taxonomy.RetentionDays)
+			if r.Remove {
+				c.removes++
+			} else {
+				c.adds++
+			}
+		}
+		return c.take(rows)
+	})
+}
+
+func (c *chunker) byAudience(ctx context.Context, adds, takes bool) error {
 	removes := c.e.Removes
 	audiences := slices.Collect(maps.Keys(c.e.Adds))
 	for _, m := range removes {
@@ -65,6 +125,9 @@ func (c *chunker) write(ctx context.Context) error {
 	var rows []said
 	for _, a := range slices.Compact(audiences) {
 		for _, d := range c.e.Adds[a].days() {
+			if !adds {
+				break
+			}
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -96,7 +159,7 @@ func (c *chunker) write(ctx context.Context) error {
 			}
 		}
 		rows = rows[:0]
-		for ; len(removes) > 0 && removes[0].Audience == a; removes = removes[1:] {
+		for ; takes && len(removes) > 0 && removes[0].Audience == a; removes = removes[1:] {
 			m := removes[0]
 			rows = append(rows, said{Run{Audience: a, Remove: true}, m.ID, m.Until, m.Shard, m.Ordinal})
 			if m.Shard < c.shards {
@@ -109,10 +172,7 @@ func (c *chunker) write(ctx context.Context) error {
 			return err
 		}
 	}
-	if c.open != nil {
-		return c.end()
-	}
-	return c.flush(len(c.gathered))
+	return nil
 }
 
 func (c *chunker) take(rows []said) error {
@@ -123,13 +183,34 @@ func (c *chunker) take(rows []said) error {
 	if n == 0 {
 		return c.stream(rows)
 	}
-	c.gathered = append(c.gathered, rows...)
-	for len(c.gathered) >= n {
-		if err := c.flush(n); err != nil {
+	byID := c.format.Facts().ByID
+	for len(rows) > 0 {
+		room := n - len(c.gathered)
+		take := min(room, len(rows))
+		c.gathered, rows = append(c.gathered, rows[:take]...), rows[take:]
+		if len(c.gathered) < n {
+			break
+		}
+		most := n
+		if byID && len(rows) > 0 && c.gathered[n-1].id == rows[0].id {
+			most = boundary(c.gathered)
+		}
+		if err := c.flush(most); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// boundary returns where the last ID of rows begins, or their end if they are
+// all of one.
+func boundary(rows []said) int {
+	for i := len(rows) - 1; i > 0; i-- {
+		if rows[i-1].id != rows[i].id {
+			return i
+		}
+	}
+	return len(rows)
 }
 
 // flush writes the first n gathered rows as one chunk, or as several if one
@@ -160,15 +241,25 @@ func (c *chunker) encode(rows []said) error {
 			return fmt.Errorf("one row of audience %s is %d bytes, and the receiver takes at most %d", rows[0].Audience, len(body), most)
 		}
 		// Halves rather than a running count: a format may compress.
-		if err := c.encode(rows[:len(rows)/2]); err != nil {
+		half := len(rows) / 2
+		if c.format.Facts().ByID {
+			if at := boundary(rows[:half+1]); at <= half {
+				half = at
+			}
+		}
+		if err := c.encode(rows[:half]); err != nil {
 			return err
 		}
-		return c.encode(rows[len(rows)/2:])
+		return c.encode(rows[half:])
 	}
 	if _, err := c.w.Write(body); err != nil {
 		return fmt.Errorf("write rows: %w", err)
 	}
 	s.piece.bytes, s.piece.sha256 = int64(len(body)), sha256.Sum256(body)
+	if c.control {
+		s.piece.md5 = md5.Sum(body)
+	}
+	s.piece.lines = s.lines()
 	c.pieces = append(c.pieces, s.piece)
 	return nil
 }
@@ -182,8 +273,17 @@ type stream struct {
 		io.Writer
 		Sum([]byte) []byte
 	}
+	also  hash.Hash // MD5, if a control file is to be written
 	piece piece
 	ids   []string
+}
+
+// lines is how many lines have been written.
+func (s *stream) lines() uint64 {
+	if l, ok := s.encoder.(Liner); ok {
+		return l.Lines()
+	}
+	return s.piece.rows
 }
 
 func (c *chunker) begin() *stream {
@@ -213,6 +313,9 @@ const minDay = taxonomy.Day(-1 << 31)
 func (c *chunker) stream(rows []said) error {
 	if c.open == nil {
 		c.open = c.begin()
+		if c.control {
+			c.open.also = md5.New()
+		}
 	}
 	for part := range slices.Chunk(rows, 4096) {
 		if err := c.open.rows(part); err != nil {
@@ -230,6 +333,9 @@ func (c *chunker) stream(rows []said) error {
 func (c *chunker) drain() error {
 	s := c.open
 	s.sum.Write(s.buf)
+	if s.also != nil {
+		s.also.Write(s.buf)
+	}
 	s.piece.bytes += int64(len(s.buf))
 	_, err := c.w.Write(s.buf)
 	s.buf = s.buf[:0]
@@ -239,7 +345,7 @@ func (c *chunker) drain() error {
 	return nil
 }
 
-func (c *chunker) end() (err error) {
+func (c *chunker) endStream() (err error) {
 	if c.open.buf, err = c.open.encoder.Close(c.open.buf); err != nil {
 		return err
 	}
@@ -247,8 +353,56 @@ func (c *chunker) end() (err error) {
 		return err
 	}
 	c.open.sum.Sum(c.open.piece.sha256[:0])
+	if c.open.also != nil {
+		c.open.also.Sum(c.open.piece.md5[:0])
+	}
+	c.open.piece.lines = c.open.lines()
 	c.pieces = append(c.pieces, c.open.piece)
+	c.open = nil
 	return nil
+}
+
+// list gives the chunks their names, and lists them in a last one if the
+// receiver, or the way to it, wants that.
+func (c *chunker) list(manifest bool, stem, ext string) error {
+	namer, named := c.format.(Namer)
+	parts := make([]Part, len(c.pieces))
+	for i := range c.pieces {
+		p := &c.pieces[i]
+		if named {
+			p.name = namer.Name(c.info, i, len(c.pieces))
+		} else if c.control {
+			p.name = partName(stem, ext, i, len(c.pieces))
+		}
+		parts[i] = Part{p.name, p.rows, p.lines, p.bytes, p.sha256, p.md5}
+	}
+	if !c.control || len(parts) == 0 {
+		return nil
+	}
+	var name string
+	var body []byte
+	var err error
+	if k, ok := c.format.(Controller); ok {
+		name, body, err = k.Control(c.info, parts)
+	} else if manifest {
+		name, body, err = manifestOf(c.info, stem, parts)
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := c.w.Write(body); err != nil {
+		return fmt.Errorf("write control file: %w", err)
+	}
+	c.pieces = append(c.pieces, piece{bytes: int64(len(body)), sha256: sha256.Sum256(body), says: NewLedger(), name: name, control: true})
+	return nil
+}
+
+// partName is the name of a chunk whose format has none of its own.
+func partName(stem, ext string, i, of int) string {
+	if of > 1 {
+		return fmt.Sprintf("%s-p%04d%s", stem, i+1, ext)
+	}
+	return stem + ext
 }
 
 // rows appends rows, those of one run together, and notes what they say.
@@ -289,10 +443,15 @@ func (s *stream) note(r said) {
 	}
 }
 
-const indexMagic = "EBBDCHNK"
+const (
+	indexMagic = "EBBDCHNK"
+	// indexVersion 2 has names and control files.
+	indexVersion = 2
+)
 
 // The body of an index of chunks: number of chunks, and for each: bytes · rows ·
-// SHA-256 · length · what it says, as a ledger's file.
+// SHA-256 · length · what it says, as a ledger's file · 1 for a control file ·
+// length · name. Version 1 ends each before the last three.
 func marshalPieces(ps []piece, shards int) ([]byte, error) {
 	b := binary.AppendUvarint(nil, uint64(len(ps)))
 	for _, p := range ps {
@@ -304,12 +463,18 @@ func marshalPieces(ps []piece, shards int) ([]byte, error) {
 			return nil, err
 		}
 		b = append(binary.AppendUvarint(b, uint64(len(l))), l...)
+		control := uint64(0)
+		if p.control {
+			control = 1
+		}
+		b = binary.AppendUvarint(b, control)
+		b = append(binary.AppendUvarint(b, uint64(len(p.name))), p.name...)
 	}
-	return seal(indexMagic, b), nil
+	return sealAs(indexMagic, indexVersion, b), nil
 }
 
 func unmarshalPieces(b []byte) (ps []piece, err error) {
-	body, err := unseal(indexMagic, b)
+	version, body, err := unsealUpTo(indexMagic, indexVersion, b)
 	if err != nil {
 		return nil, err
 	}
@@ -318,6 +483,10 @@ func unmarshalPieces(b []byte) (ps []piece, err error) {
 		p := piece{bytes: int64(r.uvarint(1 << 50)), rows: r.uvarint(1 << 50)}
 		copy(p.sha256[:], r.take(32))
 		says := r.take(r.uvarint(uint64(len(r.b))))
+		if version > 1 {
+			p.control = r.uvarint(1) == 1
+			p.name = string(r.take(r.uvarint(4096)))
+		}
 		if r.err != nil {
 			return nil, r.err
 		}

@@ -45,6 +45,13 @@ type FormatFacts struct {
 	// Removes: the format can say that a member leaves. One that cannot is
 	// delivered as fulls only.
 	Removes bool
+	// ByID: the rows of one ID stand together, sorted by audience, and in one
+	// chunk unless they alone are more than MaxRows. Append is handed them as
+	// runs that follow each other. Else rows stand by audience.
+	ByID bool
+	// Apart: no chunk holds both adds and removals, because the receiver is told
+	// by the request, or the file's name, which of them it is.
+	Apart bool
 }
 
 // FileInfo is what a format may write at the head of a file.
@@ -61,6 +68,10 @@ type FileInfo struct {
 	Delay int
 	// Account is the destination's: the receiver's words for us.
 	Account map[string]string
+	// Segments are the destination's: the receiver's names of audiences.
+	Segments map[taxonomy.AudienceID]string
+	// Serial numbers the deliveries of a destination, with holes.
+	Serial uint64
 }
 
 // Run is what is the same in rows that stand together.
@@ -106,6 +117,11 @@ type Chunk struct {
 	// Index counts the chunks of a delivery from 0 to Of-1.
 	Index, Of int
 	Created   taxonomy.Millis
+	// Removes: the chunk has removals only, of a format that keeps them apart.
+	Removes bool
+	// Control: a file that lists the others, sent when all of them were taken.
+	// No rows, and no answer but the status.
+	Control bool
 	// Body is read from its start, as often as needed, until Send returns.
 	Body   *io.SectionReader
 	SHA256 [32]byte
@@ -162,6 +178,10 @@ type TransportFacts struct {
 	// Without it chunks are pushed, and a full says everything once more, also
 	// what was taken away since the last.
 	Served bool
+	// Manifest: receivers find files by looking into a folder, so a last one
+	// that lists them says that all are there. A format's own (Controller) stands
+	// in its place.
+	Manifest bool
 }
 
 // Kind is what a file says about what stood before it.

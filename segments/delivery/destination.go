@@ -3,7 +3,9 @@ package delivery
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,6 +104,9 @@ type Destination struct {
 	// Account says what the format has to know of us at the receiver, by the
 	// receiver's own words: {"DataProviderId": "ebb"}. No secrets.
 	Account map[string]string `json:"account,omitempty"`
+	// Segments are the receiver's names of audiences, by their ID: a number of
+	// theirs, mostly. An audience without one is called by its own ID.
+	Segments map[taxonomy.AudienceID]string `json:"segments,omitempty"`
 	// Push bounds what a receiver is sent at a time.
 	Push Push `json:"push,omitzero"`
 }
@@ -199,6 +204,16 @@ func (d *Destination) Validate() error {
 		if k == "" || len(k) > 64 || len(v) > 4096 {
 			errs = append(errs, taxonomy.Invalid("account", "%.64q: want a name of 1 to 64 bytes and a value of at most 4096", k))
 		}
+	}
+	taken := map[string]taxonomy.AudienceID{}
+	for _, a := range slices.Sorted(maps.Keys(d.Segments)) {
+		name := d.Segments[a]
+		if name == "" || len(name) > 256 || !seen[a] {
+			errs = append(errs, taxonomy.Invalid("segments", "%.64q: want an audience of this destination, and a name of 1 to 256 bytes", a))
+		} else if taken[name] != "" {
+			errs = append(errs, taxonomy.Invalid("segments", "%q and %q have the same name: who leaves one of them would be taken out of both", taken[name], a))
+		}
+		taken[name] = a
 	}
 	if d.KeyHash != "" && !isKeyHash(d.KeyHash) {
 		errs = append(errs, taxonomy.Invalid("key_hash", "want the 64 hex digits that HashKey gives"))

@@ -51,7 +51,10 @@ type pending struct {
 	// them a rate is kept also over a restart.
 	Sent taxonomy.Millis `json:"sent"`
 	Wave int             `json:"wave"`
-	Run  Delivery        `json:"run"`
+	// Listed: the last chunk lists the others, and is not sent if one of them was
+	// refused.
+	Listed bool     `json:"listed,omitempty"`
+	Run    Delivery `json:"run"`
 
 	fresh bool // planned just now: no chunk has been sent yet
 }
@@ -224,7 +227,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
 		Target: t.held, IDs: t.ids, Name: namer,
 	})
-	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
+	run.Allowed, run.Owed, run.Floored = t.allowed, e.Owed, e.Floored
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, src.Generation.Epoch, src.Generation.Number, src.Generation.Clock, clock
@@ -296,10 +299,13 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 		format: format, was: was, e: e, name: name, shards: h.Shards, oldest: created.Day(),
 		info: FileInfo{
 			Destination: dest.ID, IDs: dest.IDs, Kind: p.Kind, Generation: h.Generation, Created: created,
-			Delay: int(pendingLife / taxonomy.Minute), Account: dest.Account,
+			Delay: int(pendingLife / taxonomy.Minute), Account: dest.Account, Segments: dest.Segments, Serial: h.Seq,
 		},
 		members: make([]*roaring.Bitmap, h.Shards), had: map[taxonomy.AudienceID][]*roaring.Bitmap{},
 	}
+	_, own := format.(Controller)
+	manifest := d.o.Transports[dest.Transport].Facts().Manifest
+	c.control = own || manifest
 	over := created + taxonomy.OneDay
 	// As for files that are pulled: whichever side fails first closes the pipe
 	// on the other, and the goroutine ends with this function.
@@ -308,6 +314,10 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 	go func() {
 		c.w = pw
 		err := c.write(ctx)
+		if err == nil {
+			stem, ext, _ := strings.Cut(p.File, ".")
+			err = c.list(manifest, stem, "."+ext)
+		}
 		pw.CloseWithError(err)
 		written <- err
 	}()
@@ -333,6 +343,7 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 		}
 	}
 	n := (len(c.pieces) + 7) / 8
+	p.Listed = n > 0 && c.pieces[len(c.pieces)-1].control
 	p.Done, p.Refused, p.Doubtful, p.Oldest = make([]byte, n), make([]byte, n), make([]byte, n), c.oldest
 	run.File, run.Rows, run.Adds, run.Removes, run.Bytes = p.File, c.adds+c.removes, c.adds, c.removes, blob.Bytes
 	run.SHA256, run.Chunks = hex.EncodeToString(blob.SHA256[:]), len(c.pieces)
@@ -366,10 +377,14 @@ func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pendi
 	for i, piece := range pieces {
 		c := d.chunk(dest, p, i, len(pieces), &piece, io.NewSectionReader(body, at, piece.bytes))
 		at += piece.bytes
+		if c.Control && (p.Run.Refused > 0 || p.Run.Acknowledged < i) {
+			break // what it would list is not all there
+		}
 		if !bit(p.Done, i) && !bit(p.Refused, i) {
 			wave = append(wave, c)
 		}
-		if len(wave) == 0 || len(wave) < width && i < len(pieces)-1 {
+		// What lists the others goes alone, after them.
+		if last := i == len(pieces)-1 || pieces[i+1].control; len(wave) == 0 || len(wave) < width && !last {
 			continue
 		}
 		if ok, err := d.pace(ctx, dest, p); !ok || err != nil {
@@ -388,18 +403,23 @@ func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pendi
 }
 
 func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece, body *io.SectionReader) *Chunk {
-	name := p.File
-	if of > 1 {
-		stem, ext, _ := strings.Cut(p.File, ".")
-		name = fmt.Sprintf("%s-p%04d", stem, i+1)
-		if ext != "" {
-			name += "." + ext
+	name := piece.name
+	if name == "" {
+		stem, ext, has := strings.Cut(p.File, ".")
+		if has {
+			ext = "." + ext
 		}
+		name = partName(stem, ext, i, of)
 	}
 	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%d\n%x", dest.ID, p.File, i, piece.sha256))
 	c := &Chunk{
 		Name: name, Key: hex.EncodeToString(key[:16]), Kind: p.Kind, MediaType: p.Media, Rows: piece.rows,
-		Index: i, Of: of, Created: p.Created, Body: body, SHA256: piece.sha256,
+		Index: i, Of: of, Created: p.Created, Body: body, SHA256: piece.sha256, Control: piece.control,
+		Removes: d.o.Formats[dest.Format].Facts().Apart && len(piece.says.Outbox) > 0,
+	}
+	if c.Control {
+		c.MediaType = "application/json"
+		return c
 	}
 	if j, ok := d.o.Formats[dest.Format].(Judge); ok {
 		c.Judge = j.Judge
@@ -558,7 +578,12 @@ func (d *Deliverer) finish(ctx context.Context, dest *Destination, file string) 
 				return errNoPending
 			}
 			now := max(d.o.Now(), h.Clock)
-			if done = h.Pending.Run; done.Acknowledged+done.Refused < done.Chunks && now < h.Pending.Created+pendingLife {
+			done = h.Pending.Run
+			left := done.Chunks - done.Acknowledged - done.Refused
+			if h.Pending.Listed && done.Refused > 0 && left == 1 {
+				left = 0
+			}
+			if left > 0 && now < h.Pending.Created+pendingLife {
 				done.Result, done.Next = ResultWaiting, h.Retry.NotBefore
 				return nil
 			}

@@ -50,8 +50,6 @@ type Delivery struct {
 	// Owed is how many removals wait for the eraser (Effects.Owed).
 	Owed    uint64                `json:"owed,omitempty"`
 	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
-	// Withheld are the audiences that may not be sent to this destination.
-	Withheld []Withheld `json:"withheld,omitempty"`
 	// Of what is pushed: chunks in all, acknowledged, and refused for good; the
 	// rows that the receiver did not take although it took their chunk, by its
 	// own words; its last answer that was not yes, and when it is asked again.
@@ -141,7 +139,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
 		Target: t.held, IDs: t.ids, Name: namer,
 	})
-	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
+	run.Allowed, run.Owed, run.Floored = t.allowed, e.Owed, e.Floored
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
@@ -262,8 +260,8 @@ func (d *Deliverer) writeFile(ctx context.Context, dest *Destination, h *head, f
 		return f, err
 	}
 	w := rows{
-		encoder: format.New(FileInfo{Destination: dest.ID, IDs: dest.IDs, Kind: f.Kind, Generation: f.Generation, Created: created, Account: dest.Account}),
-		e:       e, next: next, name: name, created: created,
+		encoder: format.New(FileInfo{Destination: dest.ID, IDs: dest.IDs, Kind: f.Kind, Generation: f.Generation, Created: created, Account: dest.Account, Segments: dest.Segments, Serial: h.Seq}),
+		e:       e, next: next, name: name, created: created, byID: facts.ByID,
 		members: make([]*roaring.Bitmap, h.Shards),
 		oldest:  created.Day(),
 	}
@@ -308,6 +306,7 @@ type rows struct {
 	next    *Ledger
 	name    func(int, uint32) (string, bool)
 	created taxonomy.Millis
+	byID    bool
 
 	members       []*roaring.Bitmap
 	adds, removes uint64
@@ -319,6 +318,9 @@ type rows struct {
 const flushAt = 256 << 10
 
 func (r *rows) write(ctx context.Context, w io.Writer) (err error) {
+	if r.byID {
+		return r.writeByID(ctx, w)
+	}
 	removes := r.e.Removes
 	audiences := slices.Collect(maps.Keys(r.e.Adds))
 	for _, m := range removes {
