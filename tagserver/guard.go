@@ -1,7 +1,6 @@
 package tagserver
 
 import (
-	"net/http"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -11,16 +10,25 @@ import (
 // guards from sub-folders to New without knowing the router.
 type Guard = echo.MiddlewareFunc
 
-// KeyGuard lets through who shows a key that ok accepts, as a bearer. No key, a
+// KeyGuard lets through who shows a key, as a bearer, that who knows. No key, a
 // wrong one and one of another kind are one answer.
-func KeyGuard(ok func(key string) bool) Guard {
+func KeyGuard(who func(key string) *Principal) Guard {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			if key, is := strings.CutPrefix(c.Request().Header.Get("Authorization"), "Bearer "); is && ok(key) {
-				return next(c)
+			if key, is := strings.CutPrefix(c.Request().Header.Get("Authorization"), "Bearer "); is {
+				if p := who(key); p != nil {
+					return Enter(c, p, next)
+				}
 			}
-			c.Response().Header().Set("WWW-Authenticate", `Bearer realm="ebb"`)
-			return NewProblem(http.StatusUnauthorized, "unauthorized", "send the admin key as Authorization: Bearer ebba_…")
+			return unauthorized(c)
 		}
+	}
+}
+
+// LetIn lets everybody in as p. It is for a handler that only this process can
+// reach.
+func LetIn(p *Principal) Guard {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error { return Enter(c, p, next) }
 	}
 }

@@ -26,7 +26,11 @@ type Ops struct {
 func OpsRoutes(o Ops) []Route {
 	metrics := promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{})
 	row := func(path string, auth Auth, h echo.HandlerFunc) Route {
-		return Route{Method: http.MethodGet, Path: path, Listener: Private, Auth: auth, Handler: h}
+		r := Route{Method: http.MethodGet, Path: path, Listener: Private, Auth: auth, Handler: h}
+		if auth == AuthAdmin {
+			r.Right = May("profiles:read", OfAll)
+		}
+		return r
 	}
 	return []Route{
 		// Alive means that this answer comes: nothing is asked, so that a slow

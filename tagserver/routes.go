@@ -45,27 +45,29 @@ type Route struct {
 	Listener Listener
 	Auth     Auth
 	Handler  echo.HandlerFunc
+	// Right is what a caller behind AuthAdmin must have; of other rows, nothing.
+	Right Right
 }
 
 // table is every route that this folder itself answers. Sub-folders hand
 // theirs to New; Routes has all.
 func (s *Server) table() []Route {
 	return []Route{
-		{http.MethodPost, "/v1/e", Public, AuthSite, s.handleCollect},
-		{http.MethodOptions, "/v1/e", Public, AuthOpen, s.handlePreflight},
-		{http.MethodGet, pathPixel, Public, AuthSite, s.handlePixel},
-		{http.MethodGet, "/v1/seg", Public, AuthSite, s.handleSeg},
-		{http.MethodOptions, "/v1/seg", Public, AuthOpen, s.handlePreflight},
-		{http.MethodGet, "/v1/sync/:destination", Public, AuthSite, s.handleSync},
-		{http.MethodPost, "/v1/optout", Public, AuthOrigin, s.handleOptOut},
-		{http.MethodOptions, "/v1/optout", Public, AuthOpen, s.handlePreflight},
-		{http.MethodPost, "/v1/optin", Public, AuthOrigin, s.handleOptIn},
-		{http.MethodOptions, "/v1/optin", Public, AuthOpen, s.handlePreflight},
-		{http.MethodGet, "/privacy", Public, AuthSite, s.handlePrivacy},
-		{http.MethodGet, "/privacy/status", Public, AuthSite, s.handleStatus},
-		{http.MethodGet, "/privacy/data", Public, AuthSite, s.handleKnown},
-		{http.MethodPost, "/privacy/erase", Public, AuthOrigin, s.handleErase},
-		{http.MethodGet, "/.well-known/gpc.json", Public, AuthOpen, s.handleGPC},
+		{http.MethodPost, "/v1/e", Public, AuthSite, s.handleCollect, Right{}},
+		{http.MethodOptions, "/v1/e", Public, AuthOpen, s.handlePreflight, Right{}},
+		{http.MethodGet, pathPixel, Public, AuthSite, s.handlePixel, Right{}},
+		{http.MethodGet, "/v1/seg", Public, AuthSite, s.handleSeg, Right{}},
+		{http.MethodOptions, "/v1/seg", Public, AuthOpen, s.handlePreflight, Right{}},
+		{http.MethodGet, "/v1/sync/:destination", Public, AuthSite, s.handleSync, Right{}},
+		{http.MethodPost, "/v1/optout", Public, AuthOrigin, s.handleOptOut, Right{}},
+		{http.MethodOptions, "/v1/optout", Public, AuthOpen, s.handlePreflight, Right{}},
+		{http.MethodPost, "/v1/optin", Public, AuthOrigin, s.handleOptIn, Right{}},
+		{http.MethodOptions, "/v1/optin", Public, AuthOpen, s.handlePreflight, Right{}},
+		{http.MethodGet, "/privacy", Public, AuthSite, s.handlePrivacy, Right{}},
+		{http.MethodGet, "/privacy/status", Public, AuthSite, s.handleStatus, Right{}},
+		{http.MethodGet, "/privacy/data", Public, AuthSite, s.handleKnown, Right{}},
+		{http.MethodPost, "/privacy/erase", Public, AuthOrigin, s.handleErase, Right{}},
+		{http.MethodGet, "/.well-known/gpc.json", Public, AuthOpen, s.handleGPC, Right{}},
 	}
 }
 
@@ -94,7 +96,13 @@ func (s *Server) mount() error {
 		if r.Handler == nil {
 			return fmt.Errorf("route %s has no handler", name)
 		}
+		if err := r.checkRight(); err != nil {
+			return fmt.Errorf("route %s %w", name, err)
+		}
 		h := r.Handler
+		if r.Auth == AuthAdmin {
+			h = entitled(r.Right, h)
+		}
 		switch r.Auth {
 		case AuthOpen, AuthSite, AuthOrigin: // checked in the handler, which knows the site
 		default:

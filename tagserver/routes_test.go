@@ -39,13 +39,15 @@ func TestTheTableOfRoutes(t *testing.T) {
 }
 
 func TestARouteIsGuardedOrRefused(t *testing.T) {
-	row := Route{http.MethodGet, "/x", Private, AuthAdmin, func(c echo.Context) error { return c.NoContent(204) }}
+	row := Route{http.MethodGet, "/x", Private, AuthAdmin, func(c echo.Context) error { return c.NoContent(204) }, May("sites:read", OfAll)}
 	o := newEdge(t).o
 	o.Metrics = nil
 	for name, routes := range map[string][]Route{
 		"nothing guards auth": {row},
-		"twice":               {{http.MethodPost, "/v1/e", Public, AuthOpen, row.Handler}},
-		"no handler":          {{http.MethodGet, "/y", Public, AuthOpen, nil}},
+		"twice":               {{http.MethodPost, "/v1/e", Public, AuthOpen, row.Handler, Right{}}},
+		"declares no right":   {{http.MethodGet, "/x", Private, AuthAdmin, row.Handler, Right{}}},
+		"declares a right":    {{http.MethodGet, "/x", Private, AuthOpen, row.Handler, row.Right}},
+		"no handler":          {{http.MethodGet, "/y", Public, AuthOpen, nil, Right{}}},
 	} {
 		o.Routes = routes
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), name) {
@@ -59,7 +61,7 @@ func TestARouteIsGuardedOrRefused(t *testing.T) {
 			if asked++; asked == 1 {
 				return NewProblem(http.StatusUnauthorized, "unauthorized", "send an admin key")
 			}
-			return next(c)
+			return Enter(c, Everything("admin"), next)
 		}
 	}}
 	s, err := New(o)

@@ -106,9 +106,9 @@ func FrozenSnippet(host, site string) string {
 // newest, of which pages see a fix within the hour.
 func (s *Server) tagRoutes() (routes []Route) {
 	for _, f := range s.tags {
-		routes = append(routes, Route{http.MethodGet, "/t/" + f.path, Public, AuthOpen, serveTag(f, "public, max-age=31536000, immutable")})
+		routes = append(routes, Route{Method: http.MethodGet, Path: "/t/" + f.path, Listener: Public, Auth: AuthOpen, Handler: serveTag(f, "public, max-age=31536000, immutable")})
 		if version, file := path.Split(f.path); version == TagVersion+"/" {
-			routes = append(routes, Route{http.MethodGet, "/t/1/" + file, Public, AuthOpen, serveTag(f, "public, max-age=3600, stale-while-revalidate=86400")})
+			routes = append(routes, Route{Method: http.MethodGet, Path: "/t/1/" + file, Listener: Public, Auth: AuthOpen, Handler: serveTag(f, "public, max-age=3600, stale-while-revalidate=86400")})
 		}
 	}
 	return routes

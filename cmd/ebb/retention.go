@@ -68,7 +68,7 @@ func (retentionAudit) Run(c *cli.Context) error {
 		var r struct {
 			Places []forget.Place `json:"places"`
 		}
-		doc, err := cl.Get(c, "/api/v1/audit", &r)
+		doc, err := cl.Get(c, "/api/v1/retention", &r)
 		if err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}

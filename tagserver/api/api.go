@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -97,12 +98,23 @@ type Options struct {
 	// Receipt returns what was done of an erasure, or retention.ErrNotFound.
 	Receipt func(ctx context.Context, id string) (forget.Receipt, error)
 	// Audit looks at every place where data of visitors lies.
-	Audit    func(context.Context) forget.Report
+	Audit func(context.Context) forget.Report
+	// Night runs the nightly pass now, and returns how many visitors it erased.
+	Night func(context.Context) (erased int, err error)
+	// Backup writes a backup. It writes nothing if it cannot begin; ErrRefused
+	// says why.
+	Backup   func(context.Context, io.Writer) error
 	Accounts func(context.Context) (map[taxonomy.SiteID]Account, error)
 	// Refusals are the last refusals of a site, newest first.
 	Refusals func(taxonomy.SiteID) []tagserver.Refusal
 	// Inspect shows what became of a site's last requests.
 	Inspect func(taxonomy.SiteID) tagserver.Inspection
+
+	// Trail is the audit log, Used keeps when keys were last used, and Answers the
+	// answers to requests that may be repeated.
+	Trail   Trail
+	Used    defs.Used
+	Answers defs.Answers
 
 	// Spool returns an empty file that lasts as long as one request. What is
 	// written to it is encrypted with a key that is nowhere else.
@@ -126,6 +138,9 @@ type Limits struct {
 	// Imports is how many may be taken in at the same time; more are told to
 	// come again. 2.
 	Imports int
+	// Answers is how many bytes of answers this process keeps for requests that
+	// may be repeated; with more, Idempotency-Key is refused. 64 MiB.
+	Answers int64
 }
 
 func (l *Limits) setDefaults() {
@@ -137,6 +152,9 @@ func (l *Limits) setDefaults() {
 	}
 	if l.Imports <= 0 {
 		l.Imports = 2
+	}
+	if l.Answers <= 0 {
+		l.Answers = 64 << 20
 	}
 }
 
@@ -159,6 +177,7 @@ type API struct {
 	routes  []tagserver.Route
 	openapi []byte
 	imports chan struct{} // a place for each import that runs
+	answers *answers
 
 	// changing is held from the check of a change to the moment it is in force:
 	// two changes that are each fine may not be together. Another node's change
@@ -175,6 +194,7 @@ func New(o Options) (*API, error) {
 		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil},
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil},
+		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
 		{"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
 	} {
 		if !need.ok {
@@ -190,6 +210,11 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{o: o, log: o.Logger.With("component", "api"), inner: echo.New(), imports: make(chan struct{}, o.Limits.Imports)}
 	a.inner.Logger.SetOutput(io.Discard)
+	var run [8]byte
+	if _, err := io.ReadFull(o.Rand, run[:]); err != nil {
+		return nil, fmt.Errorf("make the API: %w", err)
+	}
+	a.answers = &answers{a: a, run: hex.EncodeToString(run[:])}
 	a.huma = humaecho.New(a.inner, config())
 	a.definitions()
 	a.categories()
@@ -199,6 +224,8 @@ func New(o Options) (*API, error) {
 	a.deliveries()
 	a.importing()
 	a.operating()
+	a.operators()
+	a.auditing()
 	a.inspecting()
 	if err := a.describe(); err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
@@ -216,10 +243,10 @@ func config() huma.Config {
 			Components: &huma.Components{
 				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					"admin": {Type: "http", Scheme: "bearer", Description: "The admin key, which begins with ebba_."},
+					"key": {Type: "http", Scheme: "bearer", Description: "An API key, which begins with ebba_. What it must have is in x-ebb-scope; with x-ebb-reach all, a key that is restricted to sources or destinations may not."},
 				},
 			},
-			Security: []map[string][]string{{"admin": {}}},
+			Security: []map[string][]string{{"key": {}}},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat: "application/json",
@@ -241,13 +268,16 @@ var jsonFormat = huma.Format{
 }
 
 // Routes are the rows of the table that the API answers. All are for whoever
-// the guard of tagserver.AuthAdmin lets through.
+// the guard of tagserver.AuthAdmin lets through, and has the row's right.
 func (a *API) Routes() []tagserver.Route { return a.routes }
 
 // row adds a row to the table. Path is in OpenAPI's form.
-func (a *API) row(method, path string, h echo.HandlerFunc) {
+func (a *API) row(method, path string, right tagserver.Right, h echo.HandlerFunc) {
 	path = strings.NewReplacer("{", ":", "}", "").Replace(path)
-	a.routes = append(a.routes, tagserver.Route{Method: method, Path: path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Handler: func(c echo.Context) error {
+	if method == http.MethodPost {
+		h = a.answers.idempotent(h)
+	}
+	a.routes = append(a.routes, tagserver.Route{Method: method, Path: path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Right: right, Handler: func(c echo.Context) error {
 		if err := sameSite(c.Request()); err != nil {
 			return err
 		}
@@ -290,8 +320,9 @@ func patient(h echo.HandlerFunc) echo.HandlerFunc {
 type op struct {
 	method, path, summary string
 	tag                   string
+	right                 tagserver.Right
 	ok                    int   // status of success
-	errors                []int // of failure; 401 always is one
+	errors                []int // of failure; 401 and 403 always are among them
 	body                  any   // a value of the body's type, for the description; nil: it takes none
 	slow                  bool  // takes as long as it takes
 }
@@ -302,7 +333,10 @@ func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 	hop := huma.Operation{
 		OperationID: operationID(o.method, o.path), Method: o.method, Path: base + o.path, Summary: o.summary, Tags: []string{o.tag},
 		DefaultStatus: o.ok, SkipValidateBody: true, MaxBodyBytes: maxBody,
-		Errors: append([]int{http.StatusUnauthorized}, o.errors...),
+		Errors: failures(o.method, o.errors), Extensions: described(o.right),
+	}
+	if o.method == http.MethodPost {
+		hop.Parameters = append(hop.Parameters, idempotencyParam())
 	}
 	huma.Register(a.huma, hop, h)
 	if o.body != nil {
@@ -322,7 +356,23 @@ func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 	if o.slow {
 		row = patient(row)
 	}
-	a.row(hop.Method, hop.Path, row)
+	a.row(hop.Method, hop.Path, o.right, row)
+}
+
+// failures are the statuses that an operation may fail with: its own, and what
+// any may meet.
+func failures(method string, own []int) []int {
+	all := append([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusBadRequest, http.StatusInternalServerError, http.StatusServiceUnavailable}, own...)
+	if method == http.MethodPost { // an Idempotency-Key may be in use, or used up
+		all = append(all, http.StatusConflict, http.StatusUnprocessableEntity)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// described is a right as the description has it.
+func described(r tagserver.Right) map[string]any {
+	return map[string]any{"x-ebb-scope": string(r.Scope), "x-ebb-reach": [...]string{"", "all", "common", "own"}[r.Reach]}
 }
 
 // queryOf returns the parameters that an operation's input takes from the query.

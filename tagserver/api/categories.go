@@ -56,14 +56,14 @@ type (
 // document: their version is the taxonomy's.
 func (a *API) categories() {
 	const path = "/taxonomies/{id}/categories"
-	operate(a, op{method: http.MethodGet, path: path, tag: "taxonomies", ok: 200, errors: []int{400, 404}, summary: "List the categories of a taxonomy"}, a.listCategories)
-	operate(a, op{method: http.MethodPut, path: path + "/{category}", tag: "taxonomies", ok: 200, errors: []int{400, 403, 404, 409, 412, 413, 415, 422, 428, 503}, body: tree.Category{}, summary: "Add or change a category"}, a.putCategory)
-	operate(a, op{method: http.MethodDelete, path: path + "/{category}", tag: "taxonomies", ok: 204, errors: []int{400, 403, 404, 409, 412, 428, 503}, summary: "Delete a category"}, a.deleteCategory)
+	operate(a, op{method: http.MethodGet, path: path, tag: "taxonomies", right: tagserver.May("taxonomies:read", tagserver.OfCommon), ok: 200, errors: []int{400, 404}, summary: "List the categories of a taxonomy"}, a.listCategories)
+	operate(a, op{method: http.MethodPut, path: path + "/{category}", tag: "taxonomies", right: tagserver.May("taxonomies:write", tagserver.OfAll), ok: 200, errors: []int{400, 403, 404, 409, 412, 413, 415, 422, 428, 503}, body: tree.Category{}, summary: "Add or change a category"}, a.putCategory)
+	operate(a, op{method: http.MethodDelete, path: path + "/{category}", tag: "taxonomies", right: tagserver.May("taxonomies:write", tagserver.OfAll), ok: 204, errors: []int{400, 403, 404, 409, 412, 428, 503}, summary: "Delete a category"}, a.deleteCategory)
 }
 
-func (a *API) listCategories(_ context.Context, in *categoriesIn) (*categoriesOut, error) {
+func (a *API) listCategories(ctx context.Context, in *categoriesIn) (*categoriesOut, error) {
 	r := a.taxonomies()
-	t, version, err := r.find(a.o.Defs.Snapshot(), in.ID)
+	t, version, err := r.find(a.here(ctx), in.ID)
 	if err != nil {
 		return nil, a.fail("list the categories of "+r.name(in.ID), err)
 	}
@@ -102,7 +102,7 @@ func (a *API) edit(ctx context.Context, id, category string) (*edit, error) {
 	var err error
 	if e.w, err = a.world(ctx); err == nil {
 		if err = e.r.notBuiltin(id); err == nil {
-			e.t, e.version, err = e.r.find(e.w.snap, id)
+			e.t, e.version, err = e.r.find(e.w, id)
 		}
 	}
 	if err != nil {

@@ -23,6 +23,13 @@ type resource[T, R any] struct {
 	one  string // "site"
 	kind defs.Kind
 	id   func(*T) *string
+	// area is the first half of its scopes. own says whether a restricted caller
+	// meets a document; nil: it meets all and changes none, or in the area keys
+	// nothing at all. common: it may not change its own either, since others have
+	// to do with it too.
+	area   string
+	own    func(w *world, t *T) bool
+	common bool
 	// has says whether a document belongs here; nil: all of the kind do.
 	has      func(*T) bool
 	readOnly map[string]string
@@ -46,6 +53,7 @@ type resource[T, R any] struct {
 type world struct {
 	a    *API
 	snap *defs.Snapshot
+	p    *tagserver.Principal // who asks
 }
 
 func load[T any](w *world, kind defs.Kind) ([]T, error) { return defs.LoadAll[T](w.snap, kind) }
@@ -103,17 +111,34 @@ func define[T, R any](a *API, r resource[T, R]) {
 		r.brief = func(t *T) R { return r.show(t, "") }
 	}
 	one := "/" + r.path + "/{id}"
+	read, write := r.rights()
 	var body T
-	operate(a, op{method: http.MethodGet, path: "/" + r.path, tag: r.path, ok: 200, errors: []int{400}, summary: "List " + r.path},
-		func(ctx context.Context, in *listIn) (*listOut[item[R]], error) { return r.list(a, in) })
-	operate(a, op{method: http.MethodGet, path: one, tag: r.path, ok: 200, errors: []int{404}, summary: "Get " + article(r.one)},
-		func(ctx context.Context, in *getIn) (*docOut[R], error) { return r.get(a, in) })
-	operate(a, op{method: http.MethodPost, path: "/" + r.path, tag: r.path, ok: 201, errors: []int{409, 413, 415, 422, 503}, body: body, summary: "Make " + article(r.one)},
+	operate(a, op{method: http.MethodGet, path: "/" + r.path, tag: r.path, right: read, ok: 200, errors: []int{400}, summary: "List " + r.path},
+		func(ctx context.Context, in *listIn) (*listOut[item[R]], error) { return r.list(ctx, a, in) })
+	operate(a, op{method: http.MethodGet, path: one, tag: r.path, right: read, ok: 200, errors: []int{404}, summary: "Get " + article(r.one)},
+		func(ctx context.Context, in *getIn) (*docOut[R], error) { return r.get(ctx, a, in) })
+	operate(a, op{method: http.MethodPost, path: "/" + r.path, tag: r.path, right: write, ok: 201, errors: []int{409, 413, 415, 422, 503}, body: body, summary: "Make " + article(r.one)},
 		func(ctx context.Context, in *postIn) (*docOut[R], error) { return r.post(ctx, a, in.RawBody) })
-	operate(a, op{method: http.MethodPut, path: one, tag: r.path, ok: 200, errors: []int{400, 403, 404, 409, 412, 413, 415, 422, 428, 503}, body: body, summary: "Make or change " + article(r.one)},
+	operate(a, op{method: http.MethodPut, path: one, tag: r.path, right: write, ok: 200, errors: []int{400, 403, 404, 409, 412, 413, 415, 422, 428, 503}, body: body, summary: "Make or change " + article(r.one)},
 		func(ctx context.Context, in *putIn) (*docOut[R], error) { return r.put(ctx, a, in) })
-	operate(a, op{method: http.MethodDelete, path: one, tag: r.path, ok: 204, errors: []int{400, 403, 404, 409, 412, 428, 503}, summary: "Delete " + article(r.one)},
+	operate(a, op{method: http.MethodDelete, path: one, tag: r.path, right: write, ok: 204, errors: []int{400, 403, 404, 409, 412, 428, 503}, summary: "Delete " + article(r.one)},
 		func(ctx context.Context, in *deleteIn) (*emptyOut, error) { return r.delete(ctx, a, in) })
+}
+
+// rights are those of reading and of changing.
+func (r *resource[T, R]) rights() (read, write tagserver.Right) {
+	reach := tagserver.OfOwn
+	if r.own == nil {
+		reach = tagserver.OfCommon
+	}
+	if r.area == "keys" {
+		reach = tagserver.OfAll
+	}
+	read = tagserver.May(tagserver.Scope(r.area+":read"), reach)
+	if r.common || r.own == nil {
+		reach = tagserver.OfAll
+	}
+	return read, tagserver.May(tagserver.Scope(r.area+":write"), reach)
 }
 
 func article(noun string) string {
@@ -129,19 +154,20 @@ func (r *resource[T, R]) missing(id string) error {
 	return newProblem(http.StatusNotFound, codeNotFound, "there is no %s", r.name(id))
 }
 
-// find returns a document that is kept, or one that is built in (version 0).
-func (r *resource[T, R]) find(snap *defs.Snapshot, id string) (t *T, version uint64, err error) {
+// find returns a document that is kept, or one that is built in (version 0). What
+// is another's is not there.
+func (r *resource[T, R]) find(w *world, id string) (t *T, version uint64, err error) {
 	for i := range r.builtin {
 		if *r.id(&r.builtin[i]) == id {
 			return &r.builtin[i], 0, nil
 		}
 	}
-	d, ok := snap.Get(r.kind, id)
+	d, ok := w.snap.Get(r.kind, id)
 	if !ok {
 		return nil, 0, r.missing(id)
 	}
 	t, err = r.read(&d)
-	if err == nil && r.has != nil && !r.has(t) {
+	if err == nil && !r.shows(w, t) {
 		err = r.missing(id)
 	}
 	return t, d.Version, err
@@ -152,17 +178,23 @@ func (r *resource[T, R]) read(d *defs.Doc) (*T, error) {
 	return &t, err
 }
 
-func (r *resource[T, R]) list(a *API, in *listIn) (*listOut[item[R]], error) {
+// shows reports whether a document is of this resource and of the caller.
+func (r *resource[T, R]) shows(w *world, t *T) bool {
+	return (r.has == nil || r.has(t)) && (r.own == nil || w.p.Whole() || r.own(w, t))
+}
+
+func (r *resource[T, R]) list(ctx context.Context, a *API, in *listIn) (*listOut[item[R]], error) {
 	var all []item[R]
+	w := a.here(ctx)
 	for i := range r.builtin {
 		all = append(all, item[R]{ID: *r.id(&r.builtin[i]), Definition: r.brief(&r.builtin[i])})
 	}
-	for _, d := range a.o.Defs.Snapshot().List(r.kind) {
+	for _, d := range w.snap.List(r.kind) {
 		t, err := r.read(&d)
 		if err != nil {
 			return nil, a.fail("list "+r.path, err)
 		}
-		if r.has == nil || r.has(t) {
+		if r.shows(w, t) {
 			at := d.Changed.Time()
 			all = append(all, item[R]{ID: d.ID, Version: d.Version, Changed: &at, Definition: r.brief(t)})
 		}
@@ -191,14 +223,19 @@ func paged[E any](list string, in *listIn, all []E, key func(*E) string) (*listO
 		out.Body.Items = []E{}
 	}
 	if n := len(out.Body.Items); n > 0 && from+n < len(all) {
-		out.Body.Next = cursor(list, key(&out.Body.Items[n-1]))
-		out.Link = fmt.Sprintf(`<%s%s?limit=%d&cursor=%s>; rel="next"`, base, list, in.Limit, url.QueryEscape(out.Body.Next))
+		out.follow(list, in.Limit, key(&out.Body.Items[n-1]))
 	}
 	return out, nil
 }
 
-func (r *resource[T, R]) get(a *API, in *getIn) (*docOut[R], error) {
-	t, version, err := r.find(a.o.Defs.Snapshot(), in.ID)
+// follow says where a list goes on after the last entry of the page.
+func (o *listOut[E]) follow(list string, limit int, last string) {
+	o.Body.Next = cursor(list, last)
+	o.Link = fmt.Sprintf(`<%s%s?limit=%d&cursor=%s>; rel="next"`, base, list, limit, url.QueryEscape(o.Body.Next))
+}
+
+func (r *resource[T, R]) get(ctx context.Context, a *API, in *getIn) (*docOut[R], error) {
+	t, version, err := r.find(a.here(ctx), in.ID)
 	if err != nil {
 		return nil, a.fail("get "+r.name(in.ID), err)
 	}
@@ -287,7 +324,7 @@ func (r *resource[T, R]) changeable(w *world, id, ifMatch string) (*T, uint64, e
 	if err := r.notBuiltin(id); err != nil {
 		return nil, 0, err
 	}
-	old, version, err := r.find(w.snap, id)
+	old, version, err := r.find(w, id)
 	if err != nil {
 		// Without a condition the caller may have meant to make it.
 		if ifMatch == "" {
@@ -312,6 +349,9 @@ func (r *resource[T, R]) keep(ctx context.Context, w *world, t, old *T, version 
 			return nil, invalid("the "+r.one, f)
 		}
 		return nil, w.a.fail(what, err)
+	}
+	if r.own != nil && !w.p.Whole() && !r.own(w, t) {
+		return nil, newProblem(http.StatusForbidden, codeForbidden, "%s: the key %q is restricted, and this would not be its own", what, w.p.ID)
 	}
 	once := ""
 	if old == nil && r.created != nil {
@@ -341,7 +381,11 @@ func (a *API) keep(ctx context.Context, kind defs.Kind, id, what string, t any, 
 	if len(body) > maxKept {
 		return 0, newProblem(http.StatusRequestEntityTooLarge, codeTooLarge, "%s: it has %d bytes, at most %d", what, len(body), maxKept)
 	}
-	kept, err := a.o.Defs.Put(ctx, kind, id, body, version)
+	var kept uint64
+	err = a.audited(ctx, document(kind, id, version, version+1), func() (err error) {
+		kept, err = a.o.Defs.Put(ctx, kind, id, body, version)
+		return err
+	})
 	if errors.Is(err, retention.ErrConflict) {
 		return 0, newProblem(http.StatusPreconditionFailed, codeChanged, "%s: it was changed meanwhile; read it again", what)
 	}
@@ -362,7 +406,7 @@ func (r *resource[T, R]) delete(ctx context.Context, a *API, in *deleteIn) (*emp
 	if err := r.notBuiltin(in.ID); err != nil {
 		return nil, err
 	}
-	t, version, err := r.find(w.snap, in.ID)
+	t, version, err := r.find(w, in.ID)
 	if err == nil {
 		err = precondition(r.name(in.ID), in.IfMatch, version)
 	}
@@ -375,10 +419,11 @@ func (r *resource[T, R]) delete(ctx context.Context, a *API, in *deleteIn) (*emp
 			return nil, a.fail(what, err)
 		}
 		if len(users) > 0 {
-			return nil, inUse(r.name(in.ID), users)
+			return nil, inUse(r.name(in.ID), w.ownUsers(users))
 		}
 	}
-	if err := a.o.Defs.Delete(ctx, r.kind, in.ID, version); err != nil {
+	err = a.audited(ctx, document(r.kind, in.ID, version, 0), func() error { return a.o.Defs.Delete(ctx, r.kind, in.ID, version) })
+	if err != nil {
 		if errors.Is(err, retention.ErrConflict) {
 			return nil, newProblem(http.StatusPreconditionFailed, codeChanged, "%s: it was changed meanwhile; read it again", what)
 		}
@@ -406,5 +451,10 @@ func (a *API) world(ctx context.Context) (*world, error) {
 	if _, err := a.o.Defs.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	return &world{a: a, snap: a.o.Defs.Snapshot()}, nil
+	return a.here(ctx), nil
+}
+
+// here is what this node knows, for whoever only reads.
+func (a *API) here(ctx context.Context) *world {
+	return &world{a: a, snap: a.o.Defs.Snapshot(), p: callerOf(ctx)}
 }

@@ -38,7 +38,7 @@ type (
 )
 
 func (a *API) dryRuns() {
-	operate(a, op{method: http.MethodPost, path: "/audiences/{id}/dry-run", tag: "audiences", ok: 200, errors: []int{413, 415, 422, 503}, body: audience.Definition{}, slow: true,
+	operate(a, op{method: http.MethodPost, path: "/audiences/{id}/dry-run", tag: "audiences", right: tagserver.May("audiences:write", tagserver.OfAll), ok: 200, errors: []int{413, 415, 422, 503}, body: audience.Definition{}, slow: true,
 		summary: "Say what a change of an audience would do, without making it"}, a.dryRun)
 }
 

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/query"
+	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -64,7 +66,7 @@ func showPart(n uint64) ShownCount {
 }
 
 func (a *API) estimates() {
-	operate(a, op{method: http.MethodPost, path: "/estimates", tag: "audiences", ok: 200, errors: []int{413, 415, 422, 503}, body: estimateBody{}, slow: true, summary: "Count a rule, and say what each part of it keeps"}, a.estimate)
+	operate(a, op{method: http.MethodPost, path: "/estimates", tag: "audiences", right: tagserver.May("audiences:write", tagserver.OfAll), ok: 200, errors: []int{413, 415, 422, 503}, body: estimateBody{}, slow: true, summary: "Count a rule, and say what each part of it keeps"}, a.estimate)
 }
 
 func (a *API) estimate(ctx context.Context, in *postIn) (*bodyOut[estimateView], error) {
@@ -209,21 +211,25 @@ func showGeneration(g *audience.Generation) generationView {
 }
 
 func (a *API) generations() {
-	operate(a, op{method: http.MethodGet, path: "/generations", tag: "generations", ok: 200, summary: "List the generations that are kept, newest first"},
-		func(ctx context.Context, _ *struct{}) (*bodyOut[items[GenerationRef]], error) {
+	operate(a, op{method: http.MethodGet, path: "/generations", tag: "generations", right: tagserver.May("audiences:read", tagserver.OfAll), ok: 200, errors: []int{400}, summary: "List the generations that are kept, newest first"},
+		func(ctx context.Context, in *listIn) (*listOut[GenerationRef], error) {
 			refs, err := a.o.Generations.List(ctx)
 			if err != nil {
 				return nil, a.fail("list generations", err)
 			}
-			out := &bodyOut[items[GenerationRef]]{items[GenerationRef]{Items: []GenerationRef{}}}
+			all := []GenerationRef{}
 			for _, r := range refs {
-				out.Body.Items = append(out.Body.Items, refView(r))
+				all = append(all, refView(r))
 			}
-			return out, nil
+			return pagedBy("/generations", in, all, (*GenerationRef).name)
 		})
-	operate(a, op{method: http.MethodPost, path: "/generations", tag: "generations", ok: 201, errors: []int{409, 503}, slow: true, summary: "Build a generation now"},
+	operate(a, op{method: http.MethodPost, path: "/generations", tag: "generations", right: tagserver.May("operation:write", tagserver.OfAll), ok: 201, errors: []int{409, 503}, slow: true, summary: "Build a generation now"},
 		func(ctx context.Context, _ *struct{}) (*bodyOut[generationView], error) {
-			built, err := a.o.Build(ctx)
+			var built *audience.Built
+			err := a.audited(ctx, defs.Entry{What: "build", Kind: "generation"}, func() (err error) {
+				built, err = a.o.Build(ctx)
+				return err
+			})
 			if built == nil || built.Generation == nil {
 				if err == nil {
 					err = fmt.Errorf("nothing was built")
@@ -236,18 +242,20 @@ func (a *API) generations() {
 			}
 			return &bodyOut[generationView]{showGeneration(built.Generation)}, nil
 		})
-	operate(a, op{method: http.MethodGet, path: "/audiences/{id}/generations", tag: "audiences", ok: 200, errors: []int{404}, summary: "List an audience's counts by generation, newest first"}, a.audienceGenerations)
+	operate(a, op{method: http.MethodGet, path: "/audiences/{id}/generations", tag: "audiences", right: tagserver.May("audiences:read", tagserver.OfOwn), ok: 200, errors: []int{400, 404}, summary: "List an audience's counts by generation, newest first"}, a.audienceGenerations)
 }
 
-func (a *API) audienceGenerations(ctx context.Context, in *idIn) (*bodyOut[items[audienceGeneration]], error) {
-	if err := a.exists("audience", "audience", in.ID); err != nil {
+func (r *GenerationRef) name() string { return fmt.Sprintf("%d.%d", r.Epoch, r.Number) }
+
+func (a *API) audienceGenerations(ctx context.Context, in *listOfIn) (*listOut[audienceGeneration], error) {
+	if err := meets(ctx, a, a.audiences("audiences", "audience", nil), in.ID); err != nil {
 		return nil, err
 	}
 	refs, err := a.o.Generations.List(ctx)
 	if err != nil {
 		return nil, a.fail("list generations", err)
 	}
-	out := &bodyOut[items[audienceGeneration]]{items[audienceGeneration]{Items: []audienceGeneration{}}}
+	all := []audienceGeneration{}
 	for _, r := range refs {
 		v := audienceGeneration{GenerationRef: refView(r)}
 		g, err := a.o.Generations.Open(ctx, r)
@@ -258,7 +266,7 @@ func (a *API) audienceGenerations(ctx context.Context, in *idIn) (*bodyOut[items
 			// One manifest that is damaged hides no other.
 			a.log.Error("open a generation", "generation", r.String(), "error", err)
 			v.ID, v.Fault = taxonomy.AudienceID(in.ID), "the generation's manifest cannot be read; see the server's log"
-			out.Body.Items = append(out.Body.Items, v)
+			all = append(all, v)
 			continue
 		}
 		e, ok := g.Entry(taxonomy.AudienceID(in.ID))
@@ -267,7 +275,7 @@ func (a *API) audienceGenerations(ctx context.Context, in *idIn) (*bodyOut[items
 		}
 		at := g.Clock.Time()
 		v.AsOf, v.Position, v.EntryShown = &at, g.Position.Clone(), showEntry(&e)
-		out.Body.Items = append(out.Body.Items, v)
+		all = append(all, v)
 	}
-	return out, nil
+	return pagedBy("/audiences/"+in.ID+"/generations", &listIn{in.Limit, in.Cursor}, all, func(g *audienceGeneration) string { return g.name() })
 }

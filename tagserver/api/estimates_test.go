@@ -122,7 +122,7 @@ func TestFaultsFoundWhileEstimatingHaveTheirPlaceInTheRule(t *testing.T) {
 func TestGenerationsAreListedBuiltAndShownByAudience(t *testing.T) {
 	s := newStage(t)
 	s.furnish()
-	var none items[json.RawMessage]
+	var none page[json.RawMessage]
 	s.must(200, "GET", "/generations", "").into(t, &none)
 	s.must(200, "GET", "/audiences/bees/generations", "").into(t, &none)
 	if none.Items == nil || len(none.Items) != 0 {
@@ -135,7 +135,7 @@ func TestGenerationsAreListedBuiltAndShownByAudience(t *testing.T) {
 		{Epoch: 1, Number: 2, Audiences: []audience.Entry{{ID: "bees", Count: 49, Added: 7, Fault: "a fault"}}},
 		{Epoch: 1, Number: 1},
 	}
-	var got items[audienceGeneration]
+	var got page[audienceGeneration]
 	a := s.must(200, "GET", "/audiences/bees/generations", "")
 	a.into(t, &got)
 	if len(got.Items) != 3 {
@@ -157,7 +157,7 @@ func TestGenerationsAreListedBuiltAndShownByAudience(t *testing.T) {
 	if built.Number != 1 || built.Audiences[0].Shown != "<50" || built.Audiences[0].Count != nil || built.Audiences[1].Shown != "50" {
 		t.Errorf("built %+v", built)
 	}
-	var refs items[GenerationRef]
+	var refs page[GenerationRef]
 	s.must(200, "GET", "/generations", "").into(t, &refs)
 	if len(refs.Items) != 1 || refs.Items[0].Number != 1 {
 		t.Errorf("listed %+v", refs)
@@ -167,7 +167,7 @@ func TestGenerationsAreListedBuiltAndShownByAudience(t *testing.T) {
 	if d.Generation != 3 || !d.At.Equal(now.Time()) || d.Rows != 1234 {
 		t.Errorf("delivered %+v", d)
 	}
-	var ds items[deliveryView]
+	var ds page[deliveryView]
 	s.must(200, "GET", "/destinations/dsp/deliveries", "").into(t, &ds)
 	if len(ds.Items) != 2 || ds.Items[0].Generation != 3 {
 		t.Errorf("deliveries %+v", ds)
@@ -179,7 +179,7 @@ func TestOperatorsSeeAccountsAuditRefusalsAndReceipts(t *testing.T) {
 	s.furnish()
 	for _, c := range []struct{ path, want string }{
 		{"/accounts", `{"items":[{"site":"","received":0,"stored":0,"duplicate":0,"queued":0},{"site":"shop","received":5,"stored":3,"duplicate":0,"rejected":{"too_old":2},"queued":0}]}`},
-		{"/audit", `{"at":"2024-10-04T12:00:00Z","ok":true,"places":[{"name":"events","oldest":null,"age":0,"bound":91,"ok":true}]}`},
+		{"/retention", `{"at":"2024-10-04T12:00:00Z","ok":true,"places":[{"name":"events","oldest":null,"age":0,"bound":91,"ok":true}]}`},
 		{"/sites/shop/refusals", `{"items":[{"at":"2024-10-04T12:00:00Z","code":"pii","where":"props.mail","why":"looks like an e-mail address","sample":"aaa@aaa.aa"}]}`},
 		{"/erasures/00ff", `{"id":"00ff","space":"own:crm","at":"2024-10-04T12:00:00Z","soon":"2024-10-04T12:00:00.001Z","nights":[],"done":false,"places":["delivery"],"bound":"2024-10-08"}`},
 	} {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -39,6 +40,9 @@ type stage struct {
 	api  *API
 	edge http.Handler
 	defs *defs.Store
+	keys retention.Keyed // what is kept beside the definitions
+
+	callers *Callers
 
 	mu       sync.Mutex
 	changes  int // calls of Changed
@@ -55,6 +59,8 @@ type stage struct {
 	generations []*audience.Generation // newest first; nil cannot be read
 	imported    func(ImportRequest) (ImportReceipt, error)
 	eraseErr    error
+	nightErr    error
+	backup      func(io.Writer) error
 }
 
 // current hands on to the definitions that the stage has at the moment.
@@ -78,6 +84,13 @@ func (s *stage) empty() {
 		s.t.Fatal(err)
 	}
 	s.defs = d
+	b, err := json.Marshal(AccessKey{ID: "admin", Role: tagserver.RoleAdmin, KeyHash: delivery.HashKey(adminKey)})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := d.Put(context.Background(), defs.APIKey, "admin", b, 0); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 type gens struct{ s *stage }
@@ -149,14 +162,19 @@ type noLog struct{ retention.Log }
 func newStage(t testing.TB, change ...func(*Options)) *stage {
 	t.Helper()
 	clock := func() taxonomy.Millis { return now }
-	s := &stage{t: t}
+	s := &stage{t: t, keys: storetest.NewModel(clock).Keyed()}
 	s.empty()
+	s.callers = &Callers{Defs: current{s}, Used: defs.Used{Keyed: s.keys}, Now: clock, Log: slog.New(slog.DiscardHandler)}
+	s.backup = func(w io.Writer) error { _, err := io.WriteString(w, "a tar"); return err }
 	s.estimate = func(query.Expr) (*audience.Estimate, error) { return &audience.Estimate{AsOf: now}, nil }
 	s.imported = func(q ImportRequest) (ImportReceipt, error) {
 		return ImportReceipt{Import: strings.Repeat("ab", 16), Source: q.Source}, nil
 	}
 	o := Options{
 		Defs: current{s}, Builtin: builtin, Now: clock, Rand: rand.Reader,
+		Trail: defs.NewTrail(s.keys, rand.Reader, clock), Used: defs.Used{Keyed: s.keys}, Answers: defs.Answers{Keyed: s.keys},
+		Night:  func(context.Context) (int, error) { return 3, s.nightErr },
+		Backup: func(_ context.Context, w io.Writer) error { return s.backup(w) },
 		Changed: func(context.Context) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -221,7 +239,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 		Now: clock, Rand: rand.Reader, Log: noLog{}, Keys: func() *keys.Ring { return nil },
 		Sites: nothing{}, Sources: nothing{}, Destinations: nothing{}, Erased: nothing{}, Audiences: nothing{},
 		Routes: s.api.Routes(),
-		Guards: map[tagserver.Auth]tagserver.Guard{tagserver.AuthAdmin: tagserver.KeyGuard(func(k string) bool { return k == adminKey })},
+		Guards: map[tagserver.Auth]tagserver.Guard{tagserver.AuthAdmin: tagserver.KeyGuard(func(k string) *tagserver.Principal { return s.callers.Who(delivery.HashKey(k)) })},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -99,8 +99,9 @@ func (d *importDoc) view() importView {
 // importing registers imports. They are made by taking a file in, and are not
 // changed or deleted: they say what happened.
 func (a *API) importing() {
-	r := resource[importDoc, importView]{path: "imports", one: "import", kind: defs.Import,
-		id: func(d *importDoc) *string { return &d.ID }, show: func(d *importDoc, _ string) importView { return d.view() },
+	r := resource[importDoc, importView]{path: "imports", one: "import", kind: defs.Import, area: "imports",
+		own: func(w *world, d *importDoc) bool { return w.p.Source(d.Source) },
+		id:  func(d *importDoc) *string { return &d.ID }, show: func(d *importDoc, _ string) importView { return d.view() },
 		brief: func(d *importDoc) importView {
 			v := d.view()
 			for i := range v.Runs {
@@ -108,20 +109,20 @@ func (a *API) importing() {
 			}
 			return v
 		}}
-	operate(a, op{method: http.MethodGet, path: "/imports", tag: "imports", ok: 200, errors: []int{400}, summary: "List imports, without the rows that were refused"},
-		func(ctx context.Context, in *listIn) (*listOut[item[importView]], error) { return r.list(a, in) })
-	operate(a, op{method: http.MethodGet, path: "/imports/{id}", tag: "imports", ok: 200, errors: []int{404}, summary: "Get an import"},
-		func(ctx context.Context, in *getIn) (*docOut[importView], error) { return r.get(a, in) })
+	read, write := r.rights()
+	operate(a, op{method: http.MethodGet, path: "/imports", tag: "imports", right: read, ok: 200, errors: []int{400}, summary: "List imports, without the rows that were refused"},
+		func(ctx context.Context, in *listIn) (*listOut[item[importView]], error) { return r.list(ctx, a, in) })
+	operate(a, op{method: http.MethodGet, path: "/imports/{id}", tag: "imports", right: read, ok: 200, errors: []int{404}, summary: "Get an import"},
+		func(ctx context.Context, in *getIn) (*docOut[importView], error) { return r.get(ctx, a, in) })
 
 	// A body of a gibibyte is a stream, which huma does not know.
-	a.row(http.MethodPost, base+"/imports", patient(a.handleImport))
+	a.row(http.MethodPost, base+"/imports", write, patient(a.handleImport))
 	doc := a.huma.OpenAPI()
 	schema := func(v any) *huma.Schema { return doc.Components.Schemas.Schema(reflect.TypeOf(v), true, "") }
 	file := &huma.Schema{Type: huma.TypeString, Format: "binary"}
 	responses := map[string]*huma.Response{"201": {Description: "Created", Content: map[string]*huma.MediaType{"application/json": {Schema: schema(runView{})}}}}
-	for _, code := range []int{400, 401, 413, 415, 422, 500, 503} {
-		responses[strconv.Itoa(code)] = &huma.Response{Description: http.StatusText(code), Content: map[string]*huma.MediaType{
-			"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}}}
+	for _, code := range failures(http.MethodPost, []int{413, 415}) {
+		responses[strconv.Itoa(code)] = problemResponse(code)
 	}
 	doc.AddOperation(&huma.Operation{
 		OperationID: operationID(http.MethodPost, "/imports"), Method: http.MethodPost, Path: base + "/imports", Tags: []string{"imports"},
@@ -135,7 +136,7 @@ func (a *API) importing() {
 			},
 			AdditionalProperties: file,
 		}, Encoding: map[string]*huma.Encoding{"mapping": {ContentType: "application/json"}}}}},
-		Responses: responses,
+		Parameters: []*huma.Param{idempotencyParam()}, Responses: responses, Extensions: described(write),
 	})
 }
 
@@ -261,7 +262,7 @@ func (a *API) readLookup(f *form, table string, part *multipart.Part) error {
 // takeFile spools the file and takes it in.
 func (a *API) takeFile(c echo.Context, f *form, part *multipart.Part) error {
 	ctx := c.Request().Context()
-	if err := a.ready(f); err != nil {
+	if err := a.ready(ctx, f); err != nil {
 		return err
 	}
 	file, err := a.spool(part)
@@ -276,15 +277,18 @@ func (a *API) takeFile(c echo.Context, f *form, part *multipart.Part) error {
 		return a.fail("read the file again", err)
 	}
 	run := importRun{At: a.o.Now()}
-	run.ImportReceipt, err = a.o.Import(ctx, ImportRequest{
-		Source: f.source, Mapping: *f.mapping, File: file, Lookups: f.lookups, Again: f.again,
-		Bad: func(b onboard.Fault) {
-			if len(run.Faults) < maxBad {
-				// A receipt has a bound, and a column may have any name.
-				b.Column, b.Why = short(b.Column), short(b.Why)
-				run.Faults = append(run.Faults, b)
-			}
-		},
+	err = a.audited(ctx, defs.Entry{What: "take in", Kind: string(defs.Source), Object: string(f.source)}, func() (err error) {
+		run.ImportReceipt, err = a.o.Import(ctx, ImportRequest{
+			Source: f.source, Mapping: *f.mapping, File: file, Lookups: f.lookups, Again: f.again,
+			Bad: func(b onboard.Fault) {
+				if len(run.Faults) < maxBad {
+					// A receipt has a bound, and a column may have any name.
+					b.Column, b.Why = short(b.Column), short(b.Why)
+					run.Faults = append(run.Faults, b)
+				}
+			},
+		})
+		return err
 	})
 	if err != nil {
 		if faults, ok := faultsOf("form.mapping", err); ok {
@@ -304,10 +308,11 @@ func (a *API) takeFile(c echo.Context, f *form, part *multipart.Part) error {
 }
 
 // ready checks what can be known before the file is read.
-func (a *API) ready(f *form) error {
+func (a *API) ready(ctx context.Context, f *form) error {
 	var faults []tagserver.ProblemError
-	snap := a.o.Defs.Snapshot()
-	d, ok := snap.Get(defs.Source, string(f.source))
+	w := a.here(ctx)
+	d, ok := w.snap.Get(defs.Source, string(f.source))
+	ok = ok && w.p.Source(f.source)
 	switch {
 	case f.source == "":
 		faults = append(faults, fault("form.source", "is missing; it must stand before the file"))

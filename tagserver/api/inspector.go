@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -75,9 +74,9 @@ type (
 
 // inspecting registers the tag doctor's view of a site.
 func (a *API) inspecting() {
-	operate(a, op{method: http.MethodGet, path: "/sites/{id}/inspector", tag: "sites", ok: 200, errors: []int{404}, summary: "What became of a site's last requests, by which signal, and what the rules make of the events"},
-		func(_ context.Context, in *idIn) (*bodyOut[inspectionView], error) {
-			if err := a.exists(defs.Site, "site", in.ID); err != nil {
+	operate(a, op{method: http.MethodGet, path: "/sites/{id}/inspector", tag: "sites", right: tagserver.May("sites:read", tagserver.OfOwn), ok: 200, errors: []int{404}, summary: "What became of a site's last requests, by which signal, and what the rules make of the events"},
+		func(ctx context.Context, in *idIn) (*bodyOut[inspectionView], error) {
+			if err := meets(ctx, a, sites(), in.ID); err != nil {
 				return nil, err
 			}
 			return &bodyOut[inspectionView]{viewInspection(a.o.Inspect(taxonomy.SiteID(in.ID)))}, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 )
 
@@ -81,10 +82,11 @@ var required = map[string][]string{
 	"Audience":       {"title", "kind"},
 	"Destination":    {"title"},
 	"ErasureRequest": {"space", "id"},
+	"AccessKey":      {"role"},
 }
 
 // hidden are fields that are kept and neither sent nor shown.
-var hidden = map[string][]string{"Destination": {"key_hash"}}
+var hidden = map[string][]string{"Destination": {"key_hash"}, "AccessKey": {"key_hash"}}
 
 // describe completes the description and makes the row that serves it.
 func (a *API) describe() error {
@@ -121,7 +123,7 @@ func (a *API) describe() error {
 		return fmt.Errorf("print the description: %w", err)
 	}
 	a.openapi = append(b, '\n')
-	a.row(http.MethodGet, base+"/openapi.json", func(c echo.Context) error {
+	a.row(http.MethodGet, base+"/openapi.json", tagserver.May("taxonomies:read", tagserver.OfCommon), func(c echo.Context) error {
 		return c.Blob(http.StatusOK, "application/openapi+json", a.openapi)
 	})
 	return nil

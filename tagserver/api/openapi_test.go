@@ -56,7 +56,7 @@ func TestTheDescriptionIsSound(t *testing.T) {
 	if err := json.Unmarshal(s.api.openapi, &doc); err != nil {
 		t.Fatal(err)
 	}
-	if doc.OpenAPI != "3.1.0" || doc.Info.Title == "" || doc.Info.Version == "" || doc.Components.SecuritySchemes["admin"].Scheme != "bearer" || len(doc.Security) != 1 {
+	if doc.OpenAPI != "3.1.0" || doc.Info.Title == "" || doc.Info.Version == "" || doc.Components.SecuritySchemes["key"].Scheme != "bearer" || len(doc.Security) != 1 {
 		t.Errorf("its head: %+v", doc)
 	}
 	for _, m := range regexp.MustCompile(`"\$ref": ?"([^"]*)"`).FindAllSubmatch(s.api.openapi, -1) {
@@ -128,7 +128,7 @@ func TestTheDescriptionIsSound(t *testing.T) {
 				}
 				if code[0] == '2' {
 					success++
-					if code != "204" && r.Content["application/json"].Schema == nil {
+					if code != "204" && r.Content["application/json"].Schema == nil && r.Content["application/x-tar"].Schema == nil {
 						t.Errorf("%s: %s has no schema", at, code)
 					}
 				}
@@ -227,7 +227,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"GET", "/lookalikes", "", "", ""}, {"GET", "/lookalikes/{id}", "like-bees", "", ""}, {"GET", "/destinations", "", "", ""}, {"GET", "/destinations/{id}", "dsp", "", ""},
 		{"POST", "/destinations", "", `{"id":"new","title":"New"}`, ""}, {"POST", "/destinations/{id}/key", "dsp", "", ""}, {"POST", "/destinations/{id}/deliveries", "dsp", "", ""},
 		{"GET", "/destinations/{id}/deliveries", "dsp", "", ""}, {"POST", "/estimates", "", `{"rule":{"any":true}}`, ""}, {"GET", "/generations", "", "", ""}, {"POST", "/generations", "", "", ""},
-		{"GET", "/imports", "", "", ""}, {"GET", "/imports/{id}", "00", "", ""}, {"GET", "/accounts", "", "", ""}, {"GET", "/audit", "", "", ""},
+		{"GET", "/imports", "", "", ""}, {"GET", "/imports/{id}", "00", "", ""}, {"GET", "/accounts", "", "", ""}, {"GET", "/retention", "", "", ""}, {"GET", "/audit", "", "", ""}, {"GET", "/audit/verification", "", "", ""}, {"GET", "/keys", "", "", ""}, {"GET", "/keys/{id}", "admin", "", ""}, {"POST", "/keys", "", `{"id":"k","role":"viewer"}`, ""}, {"POST", "/nightly-passes", "", "", ""},
 		{"POST", "/erasures", "", `{"space":"own:crm","id":"x"}`, ""}, {"GET", "/erasures/{receipt}", "00ff", "", ""}, {"DELETE", "/audiences/{id}", "bees", "", "If-Match: *"},
 	} {
 		path := strings.NewReplacer("{id}", c.id, "{receipt}", c.id).Replace(c.path)

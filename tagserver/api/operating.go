@@ -20,7 +20,7 @@ type (
 		Site taxonomy.SiteID `json:"site" doc:"A site; import.SOURCE for a source's imports; empty for what named no site."`
 		Account
 	}
-	auditView struct {
+	retentionView struct {
 		At     time.Time      `json:"at"`
 		OK     bool           `json:"ok"`
 		Places []forget.Place `json:"places"`
@@ -63,32 +63,27 @@ const maxID = 256
 
 // operating registers what operators ask.
 func (a *API) operating() {
-	operate(a, op{method: http.MethodGet, path: "/accounts", tag: "operation", ok: 200, errors: []int{503}, summary: "What became of the events of each site: received = stored + duplicate + rejected + dropped + queued"},
-		func(ctx context.Context, _ *struct{}) (*bodyOut[items[accountView]], error) {
+	operate(a, op{method: http.MethodGet, path: "/accounts", tag: "operation", right: tagserver.May("operation:read", tagserver.OfOwn), ok: 200, errors: []int{400, 503}, summary: "What became of the events of each site: received = stored + duplicate + rejected + dropped + queued"},
+		func(ctx context.Context, in *listIn) (*listOut[accountView], error) {
 			all, err := a.o.Accounts(ctx)
 			if err != nil {
 				return nil, a.fail("read the accounts", err)
 			}
-			out := &bodyOut[items[accountView]]{items[accountView]{Items: []accountView{}}}
+			w, views := a.here(ctx), []accountView{}
 			for site, acc := range all {
-				out.Body.Items = append(out.Body.Items, accountView{site, acc})
-			}
-			slices.SortFunc(out.Body.Items, func(x, y accountView) int { return cmp.Compare(x.Site, y.Site) })
-			return out, nil
-		})
-	operate(a, op{method: http.MethodGet, path: "/audit", tag: "operation", ok: 200, errors: []int{503}, slow: true, summary: "The oldest thing in every place that keeps visitors' data"},
-		func(ctx context.Context, _ *struct{}) (*bodyOut[auditView], error) {
-			r := a.o.Audit(ctx)
-			v := auditView{At: r.At.Time(), OK: r.OK, Places: append([]forget.Place{}, r.Places...)}
-			for i := range v.Places {
-				if p := &v.Places[i]; p.Error != "" {
-					a.log.Error("audit", "place", p.Name, "error", p.Error)
+				if w.ownAccount(site) {
+					views = append(views, accountView{site, acc})
 				}
 			}
-			return &bodyOut[auditView]{v}, nil
+			slices.SortFunc(views, func(x, y accountView) int { return cmp.Compare(x.Site, y.Site) })
+			return paged("/accounts", in, views, func(v *accountView) string { return string(v.Site) })
 		})
-	operate(a, op{method: http.MethodPost, path: "/erasures", tag: "erasures", ok: 202, errors: []int{413, 415, 422, 503}, body: erasureBody{}, slow: true, summary: "Erase whom an ID names"}, a.erase)
-	operate(a, op{method: http.MethodGet, path: "/erasures/{receipt}", tag: "erasures", ok: 200, errors: []int{404}, summary: "What was done of an erasure"},
+	operate(a, op{method: http.MethodGet, path: "/retention", tag: "operation", right: tagserver.May("operation:read", tagserver.OfAll), ok: 200, errors: []int{503}, slow: true, summary: "The oldest thing in every place that keeps visitors' data"},
+		func(ctx context.Context, _ *struct{}) (*bodyOut[retentionView], error) {
+			return &bodyOut[retentionView]{a.retention(ctx)}, nil
+		})
+	operate(a, op{method: http.MethodPost, path: "/erasures", tag: "erasures", right: tagserver.May("erasures:write", tagserver.OfAll), ok: 202, errors: []int{413, 415, 422, 503}, body: erasureBody{}, slow: true, summary: "Erase whom an ID names"}, a.erase)
+	operate(a, op{method: http.MethodGet, path: "/erasures/{receipt}", tag: "erasures", right: tagserver.May("erasures:read", tagserver.OfAll), ok: 200, errors: []int{404}, summary: "What was done of an erasure"},
 		func(ctx context.Context, in *receiptIn) (*bodyOut[receiptView], error) {
 			r, err := a.o.Receipt(ctx, in.Receipt)
 			if err != nil {
@@ -104,17 +99,29 @@ func (a *API) operating() {
 			}
 			return &bodyOut[receiptView]{v}, nil
 		})
-	operate(a, op{method: http.MethodGet, path: "/sites/{id}/refusals", tag: "sites", ok: 200, errors: []int{404}, summary: "The last things that were refused for a site, and why"},
-		func(_ context.Context, in *idIn) (*bodyOut[items[refusalView]], error) {
-			if err := a.exists(defs.Site, "site", in.ID); err != nil {
+	operate(a, op{method: http.MethodGet, path: "/sites/{id}/refusals", tag: "sites", right: tagserver.May("sites:read", tagserver.OfOwn), ok: 200, errors: []int{400, 404}, summary: "The last things that were refused for a site, and why"},
+		func(ctx context.Context, in *listOfIn) (*listOut[refusalView], error) {
+			if err := meets(ctx, a, sites(), in.ID); err != nil {
 				return nil, err
 			}
-			out := &bodyOut[items[refusalView]]{items[refusalView]{Items: []refusalView{}}}
+			all := []refusalView{}
 			for _, r := range a.o.Refusals(taxonomy.SiteID(in.ID)) {
-				out.Body.Items = append(out.Body.Items, refusalView{r.At.Time(), r.Code, r.Where, r.Why, r.Sample})
+				all = append(all, refusalView{r.At.Time(), r.Code, r.Where, r.Why, r.Sample})
 			}
-			return out, nil
+			return newestFirst("/sites/"+in.ID+"/refusals", in.Limit, in.Cursor, all, func(r *refusalView) int64 { return r.At.UnixMilli() })
 		})
+}
+
+// retention looks at every place.
+func (a *API) retention(ctx context.Context) retentionView {
+	r := a.o.Audit(ctx)
+	v := retentionView{At: r.At.Time(), OK: r.OK, Places: append([]forget.Place{}, r.Places...)}
+	for i := range v.Places {
+		if p := &v.Places[i]; p.Error != "" {
+			a.log.Error("audit", "place", p.Name, "error", p.Error)
+		}
+	}
+	return v
 }
 
 // erase passes an ID on, and keeps it out of every answer and message.
@@ -134,7 +141,12 @@ func (a *API) erase(ctx context.Context, in *postIn) (*erasureOut, error) {
 	if len(faults) > 0 {
 		return nil, invalid("the erasure", hideValues(faults))
 	}
-	receipt, err := a.o.Erase(ctx, b.Space, b.ID)
+	var receipt string
+	// The log says that somebody was erased, never whom.
+	err := a.audited(ctx, defs.Entry{What: "erase", Kind: "visitor", Detail: string(b.Space)}, func() (err error) {
+		receipt, err = a.o.Erase(ctx, b.Space, b.ID)
+		return err
+	})
 	if errors.Is(err, keys.ErrNoKey) {
 		return nil, invalid("the erasure", []tagserver.ProblemError{fault("body.space", "no ID of this space was ever taken in, so there is nobody to erase")})
 	}

@@ -32,6 +32,7 @@ func newProblem(status int, code, format string, args ...any) problem {
 const (
 	codeBadRequest  = "bad_request"
 	codeBuiltIn     = "built_in"
+	codeForbidden   = "forbidden"
 	codeNotFound    = "not_found"
 	codeExists      = "exists"
 	codeInUse       = "in_use"
@@ -109,6 +110,8 @@ func (a *API) fail(what string, err error) error {
 		return problem{tp}
 	case errors.Is(err, ErrRefused):
 		return newProblem(http.StatusUnprocessableEntity, codeInvalid, "%s: %s", what, refusal(err))
+	case errors.Is(err, ErrBusy):
+		return newProblem(http.StatusConflict, codeBusy, "%s: %s", what, strings.TrimSuffix(strings.TrimPrefix(err.Error(), ErrBusy.Error()+": "), ": "+ErrBusy.Error()))
 	case errors.Is(err, retention.ErrNotFound):
 		return newProblem(http.StatusNotFound, codeNotFound, "%s: there is nothing of that name", what)
 	case errors.Is(err, retention.ErrConflict):

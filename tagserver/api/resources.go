@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
@@ -24,26 +23,41 @@ import (
 
 // definitions registers the resources that are documents.
 func (a *API) definitions() {
-	define(a, resource[taxonomy.Site, taxonomy.Site]{
-		path: "sites", one: "site", kind: defs.Site, show: same[taxonomy.Site],
+	define(a, sites())
+	define(a, sources())
+	define(a, a.taxonomies())
+	define(a, classifierRules())
+	define(a, a.audiences("audiences", "audience", nil))
+	define(a, a.audiences("lookalikes", "lookalike", isLookalike))
+	define(a, a.destinations())
+	define(a, a.keys())
+}
+
+func isLookalike(d *audience.Definition) bool { return d.Kind == audience.KindLookalike }
+
+func sites() resource[taxonomy.Site, taxonomy.Site] {
+	return resource[taxonomy.Site, taxonomy.Site]{
+		path: "sites", one: "site", kind: defs.Site, area: "sites", own: ownSite, show: same[taxonomy.Site],
 		id:    func(s *taxonomy.Site) *string { return (*string)(&s.ID) },
 		check: checkSite, users: usersOfSite,
-	})
-	define(a, resource[taxonomy.Source, taxonomy.Source]{
-		path: "sources", one: "source", kind: defs.Source, show: same[taxonomy.Source],
+	}
+}
+
+func sources() resource[taxonomy.Source, taxonomy.Source] {
+	return resource[taxonomy.Source, taxonomy.Source]{
+		path: "sources", one: "source", kind: defs.Source, area: "sources", own: ownSource, show: same[taxonomy.Source],
 		id:    func(s *taxonomy.Source) *string { return (*string)(&s.ID) },
 		check: func(_ *world, s, _ *taxonomy.Source) error { return s.Validate() },
 		users: usersOfSource,
-	})
-	define(a, a.taxonomies())
-	define(a, resource[rules.Rule, rules.Rule]{
-		path: "rules", one: "rule", kind: defs.Rule, show: same[rules.Rule],
+	}
+}
+
+func classifierRules() resource[rules.Rule, rules.Rule] {
+	return resource[rules.Rule, rules.Rule]{
+		path: "rules", one: "rule", kind: defs.Rule, area: "taxonomies", own: ownRule, show: same[rules.Rule],
 		id:    func(r *rules.Rule) *string { return &r.ID },
 		check: checkRule,
-	})
-	define(a, a.audiences("audiences", "audience", nil))
-	define(a, a.audiences("lookalikes", "lookalike", func(d *audience.Definition) bool { return d.Kind == audience.KindLookalike }))
-	define(a, a.destinations())
+	}
 }
 
 func same[T any](t *T, _ string) T { return *t }
@@ -52,7 +66,7 @@ func same[T any](t *T, _ string) T { return *t }
 
 func checkSite(w *world, s, _ *taxonomy.Site) error {
 	errs := []error{s.Validate()}
-	if _, ok := w.snap.Get(defs.Source, string(s.Source)); !ok && taxonomy.CheckSlug("source", string(s.Source)) == nil {
+	if _, ok := w.snap.Get(defs.Source, string(s.Source)); !(ok && w.p.Source(s.Source)) && taxonomy.CheckSlug("source", string(s.Source)) == nil {
 		errs = append(errs, taxonomy.Invalid("source", "there is no source %q; make it first", s.Source))
 	}
 	return errors.Join(errs...)
@@ -112,10 +126,10 @@ func checkRule(w *world, r, _ *rules.Rule) error {
 	for i, s := range r.Sites {
 		at := fmt.Sprintf("sites[%d]", i)
 		if source, ok := strings.CutPrefix(string(s), taxonomy.ImportSitePrefix); ok {
-			if _, ok := w.snap.Get(defs.Source, source); !ok {
+			if _, ok := w.snap.Get(defs.Source, source); !ok || !w.p.Source(taxonomy.SourceID(source)) {
 				errs = append(errs, taxonomy.Invalid(at, "there is no source %q whose imports the rule could be for", source))
 			}
-		} else if _, ok := w.snap.Get(defs.Site, string(s)); !ok && taxonomy.CheckSlug("site", string(s)) == nil {
+		} else if _, ok := w.snap.Get(defs.Site, string(s)); !(ok && w.ownAccount(s)) && taxonomy.CheckSlug("site", string(s)) == nil {
 			errs = append(errs, taxonomy.Invalid(at, "there is no site %q", s))
 		}
 	}
@@ -123,6 +137,11 @@ func checkRule(w *world, r, _ *rules.Rule) error {
 		errs = append(errs, taxonomy.Invalid("id", "there are %d rules already, which is the most there can be", rules.MaxRules))
 	}
 	return errors.Join(errs...)
+}
+
+// ownRule: a restricted caller meets the rules that are for its own sites alone.
+func ownRule(w *world, r *rules.Rule) bool {
+	return len(r.Sites) > 0 && !slices.ContainsFunc(r.Sites, func(s taxonomy.SiteID) bool { return !w.ownAccount(s) })
 }
 
 // Taxonomies.
@@ -136,7 +155,7 @@ type taxonomyView struct {
 
 func (a *API) taxonomies() resource[tree.Taxonomy, taxonomyView] {
 	return resource[tree.Taxonomy, taxonomyView]{
-		path: "taxonomies", one: "taxonomy", kind: defs.Taxonomy, builtin: a.o.Builtin,
+		path: "taxonomies", one: "taxonomy", kind: defs.Taxonomy, area: "taxonomies", builtin: a.o.Builtin,
 		id:   func(t *tree.Taxonomy) *string { return &t.ID },
 		show: func(t *tree.Taxonomy, _ string) taxonomyView { return taxonomyView{*t, t.Categories} },
 		brief: func(t *tree.Taxonomy) taxonomyView {
@@ -237,8 +256,9 @@ func (w *world) broken(next *tree.Forest) (users []tagserver.ProblemError, err e
 
 func (a *API) audiences(path, one string, has func(*audience.Definition) bool) resource[audience.Definition, audience.Definition] {
 	return resource[audience.Definition, audience.Definition]{
-		path: path, one: one, kind: defs.Audience, has: has, show: same[audience.Definition],
-		id: func(d *audience.Definition) *string { return (*string)(&d.ID) },
+		path: path, one: one, kind: defs.Audience, area: "audiences", common: true, has: has, show: same[audience.Definition],
+		id:  func(d *audience.Definition) *string { return (*string)(&d.ID) },
+		own: func(w *world, d *audience.Definition) bool { return w.ownAudience(d.ID) },
 		check: func(w *world, d, _ *audience.Definition) error {
 			if err := d.ReadText(); err != nil {
 				return err
@@ -345,7 +365,7 @@ func showDestination(d *delivery.Destination, key string) destinationView {
 
 func (a *API) destinations() resource[delivery.Destination, destinationView] {
 	return resource[delivery.Destination, destinationView]{
-		path: "destinations", one: "destination", kind: defs.Destination, show: showDestination,
+		path: "destinations", one: "destination", kind: defs.Destination, area: "destinations", own: ownDestination, show: showDestination,
 		id: func(d *delivery.Destination) *string { return (*string)(&d.ID) },
 		readOnly: map[string]string{
 			"key_hash": "is not set here; POST to the destination's /key makes a new key",
@@ -383,7 +403,7 @@ func checkDestination(w *world, d, old *delivery.Destination) error {
 	}
 	errs = append(errs, d.Validate(), w.a.o.Deliveries.Check(d))
 	for i, id := range d.Audiences {
-		if _, ok := w.snap.Get(defs.Audience, string(id)); !ok && taxonomy.CheckSlug("audience", string(id)) == nil {
+		if _, ok := w.snap.Get(defs.Audience, string(id)); !(ok && w.ownAudience(id)) && taxonomy.CheckSlug("audience", string(id)) == nil {
 			errs = append(errs, taxonomy.Invalid("audiences["+strconv.Itoa(i)+"]", "there is no audience %q", id))
 		}
 	}
@@ -414,7 +434,7 @@ func (a *API) newKey(ctx context.Context, in *idIn) (*keyOut, error) {
 	if err != nil {
 		return nil, a.fail(what, err)
 	}
-	d, version, err := r.find(w.snap, in.ID)
+	d, version, err := r.find(w, in.ID)
 	if err != nil {
 		return nil, a.fail(what, err)
 	}
@@ -431,11 +451,11 @@ func (a *API) newKey(ctx context.Context, in *idIn) (*keyOut, error) {
 
 // deliveries registers what destinations are asked to do.
 func (a *API) deliveries() {
-	operate(a, op{method: http.MethodPost, path: "/destinations/{id}/key", tag: "destinations", ok: 200, errors: []int{404, 412, 503}, summary: "Make a new key for a destination"}, a.newKey)
-	operate(a, op{method: http.MethodPost, path: "/destinations/{id}/deliveries", tag: "destinations", ok: 200, errors: []int{404, 409, 503}, slow: true, summary: "Deliver the current generation now"},
+	operate(a, op{method: http.MethodPost, path: "/destinations/{id}/key", tag: "destinations", right: tagserver.May("destinations:write", tagserver.OfOwn), ok: 200, errors: []int{404, 412, 503}, summary: "Make a new key for a destination"}, a.newKey)
+	operate(a, op{method: http.MethodPost, path: "/destinations/{id}/deliveries", tag: "destinations", right: tagserver.May("deliveries:write", tagserver.OfOwn), ok: 200, errors: []int{404, 409, 503}, slow: true, summary: "Deliver the current generation now"},
 		func(ctx context.Context, in *idIn) (*bodyOut[deliveryView], error) {
 			what := "deliver to " + in.ID
-			if err := a.exists(defs.Destination, "destination", in.ID); err != nil {
+			if err := meets(ctx, a, a.destinations(), in.ID); err != nil {
 				return nil, err
 			}
 			if refs, err := a.o.Generations.List(ctx); err != nil {
@@ -443,34 +463,41 @@ func (a *API) deliveries() {
 			} else if len(refs) == 0 {
 				return nil, newProblem(http.StatusConflict, codeConflict, "there is no generation to deliver yet; POST to %s/generations builds one", base)
 			}
-			d, err := a.o.Deliveries.Deliver(ctx, taxonomy.DestinationID(in.ID))
+			var d delivery.Delivery
+			err := a.audited(ctx, defs.Entry{What: "deliver", Kind: string(defs.Destination), Object: in.ID}, func() (err error) {
+				d, err = a.o.Deliveries.Deliver(ctx, taxonomy.DestinationID(in.ID))
+				return err
+			})
 			if err != nil {
 				return nil, a.fail(what, err)
 			}
 			return &bodyOut[deliveryView]{showDelivery(d)}, nil
 		})
-	operate(a, op{method: http.MethodGet, path: "/destinations/{id}/deliveries", tag: "destinations", ok: 200, errors: []int{404}, summary: "List the last deliveries, newest first"},
-		func(ctx context.Context, in *idIn) (*bodyOut[items[deliveryView]], error) {
-			if err := a.exists(defs.Destination, "destination", in.ID); err != nil {
+	operate(a, op{method: http.MethodGet, path: "/destinations/{id}/deliveries", tag: "destinations", right: tagserver.May("deliveries:read", tagserver.OfOwn), ok: 200, errors: []int{400, 404}, summary: "List the last deliveries, newest first"},
+		func(ctx context.Context, in *listOfIn) (*listOut[deliveryView], error) {
+			if err := meets(ctx, a, a.destinations(), in.ID); err != nil {
 				return nil, err
 			}
 			list, err := a.o.Deliveries.Deliveries(ctx, taxonomy.DestinationID(in.ID))
 			if err != nil {
 				return nil, a.fail("list deliveries to "+in.ID, err)
 			}
-			out := &bodyOut[items[deliveryView]]{items[deliveryView]{Items: []deliveryView{}}}
+			all := []deliveryView{}
 			for _, d := range list {
-				out.Body.Items = append(out.Body.Items, showDelivery(d))
+				all = append(all, showDelivery(d))
 			}
-			return out, nil
+			slices.SortStableFunc(all, func(x, y deliveryView) int { return y.At.Compare(x.At) })
+			return newestFirst("/destinations/"+in.ID+"/deliveries", in.Limit, in.Cursor, all, func(d *deliveryView) int64 { return d.At.UnixMilli() })
 		})
 }
 
 type (
 	bodyOut[B any] struct{ Body B }
-	// items is a list that is always whole.
-	items[E any] struct {
-		Items []E `json:"items"`
+	// listOfIn asks for a list that belongs to one thing.
+	listOfIn struct {
+		ID     string `path:"id" maxLength:"64"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+		Cursor string `query:"cursor" maxLength:"256"`
 	}
 	deliveryView struct {
 		delivery.Delivery
@@ -480,10 +507,8 @@ type (
 
 func showDelivery(d delivery.Delivery) deliveryView { return deliveryView{d, d.At.Time()} }
 
-// exists returns the problem of a document that is not there.
-func (a *API) exists(kind defs.Kind, one, id string) error {
-	if _, ok := a.o.Defs.Snapshot().Get(kind, id); !ok {
-		return a.fail(fmt.Sprintf("find %s %q", one, cut(id)), fmt.Errorf("%w", retention.ErrNotFound))
-	}
-	return nil
+// meets returns the problem of a document that is not there for the caller.
+func meets[T, R any](ctx context.Context, a *API, r resource[T, R], id string) error {
+	_, _, err := r.find(a.here(ctx), id)
+	return a.fail("find "+r.name(id), err)
 }

@@ -96,7 +96,7 @@ func TestWhatTakesLongHasNoDeadlineAndWhatDoesNotKeepsIts(t *testing.T) {
 		want               int
 	}{
 		{"POST", "/generations", "", 1}, {"POST", "/destinations/dsp/deliveries", "", 1}, {"POST", "/estimates", `{"rule":{"any":true}}`, 1},
-		{"POST", "/imports", "", 1}, {"POST", "/erasures", `{"space":"own:crm","id":"x"}`, 1}, {"GET", "/audit", "", 1},
+		{"POST", "/imports", "", 1}, {"POST", "/erasures", `{"space":"own:crm","id":"x"}`, 1}, {"GET", "/retention", "", 1},
 		{"GET", "/sites", "", 0}, {"POST", "/sources", `{"id":"z","party":1}`, 0},
 	} {
 		r := httptest.NewRequest(c.method, base+c.path, strings.NewReader(c.body))

@@ -68,9 +68,7 @@ func after(list, cur string) (string, error) {
 	}
 	b, err := base64.RawURLEncoding.DecodeString(cur)
 	if err != nil || len(b) <= hashBytes || string(b[:hashBytes]) != string(listHash(list)) {
-		p := newProblem(http.StatusBadRequest, codeBadRequest, "the cursor is not of this list")
-		p.At("query.cursor", "take it from next in the page before, or leave it out to begin")
-		return "", p
+		return "", badCursor()
 	}
 	return string(b[hashBytes:]), nil
 }

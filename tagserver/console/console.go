@@ -78,8 +78,8 @@ type Options struct {
 	Now func() taxonomy.Millis
 	// Rand is a cryptographic source, for sessions.
 	Rand io.Reader
-	// AdminOK reports whether a key is the admin key, in constant time.
-	AdminOK func(key string) bool
+	// Who returns whose key has a hash (delivery.HashKey), nil if it is nobody's.
+	Who func(keyHash string) *tagserver.Principal
 
 	Definitions Definitions
 	Generations Generations
@@ -141,7 +141,7 @@ func New(o Options) (*Console, error) {
 		name string
 		ok   bool
 	}{
-		{"Now", o.Now != nil}, {"Rand", o.Rand != nil}, {"AdminOK", o.AdminOK != nil}, {"Definitions", o.Definitions != nil},
+		{"Now", o.Now != nil}, {"Rand", o.Rand != nil}, {"Who", o.Who != nil}, {"Definitions", o.Definitions != nil},
 		{"Generations", o.Generations != nil}, {"Deliveries", o.Deliveries != nil}, {"Accounts", o.Accounts != nil},
 		{"Refusals", o.Refusals != nil}, {"Audit", o.Audit != nil}, {"Receipt", o.Receipt != nil},
 	} {
@@ -209,7 +209,7 @@ const base = "/console"
 // Routes are the rows of the table.
 func (c *Console) Routes() []tagserver.Route {
 	admin := func(path string, h func(echo.Context) (*page, error)) tagserver.Route {
-		return tagserver.Route{Method: http.MethodGet, Path: base + path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Handler: c.show(h)}
+		return tagserver.Route{Method: http.MethodGet, Path: base + path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Right: lookRight, Handler: c.show(h)}
 	}
 	return append(c.inspectorRoutes(admin), []tagserver.Route{
 		admin("", c.overview),

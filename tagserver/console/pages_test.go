@@ -264,7 +264,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 }
 
 func (s *served) status(t testing.TB, path string) (int, string) {
-	value, err := s.c.sessions.make()
+	value, err := s.c.sessions.make(adminKey)
 	if err != nil {
 		t.Fatal(err)
 	}

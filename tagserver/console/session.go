@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"golang.org/x/time/rate"
 
+	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -40,8 +42,10 @@ const (
 // sessions makes and checks cookies. Its key lives in memory: a restart ends
 // every session, and there is nothing on disk to steal.
 //
-// A cookie is base64url(8 bytes end ‖ 16 random bytes ‖ 32 bytes of
-// HMAC-SHA-256 over both). Who logs out is remembered until the end.
+// A cookie is base64url(8 bytes end ‖ 16 random bytes ‖ the hash of the key that
+// was shown ‖ 32 bytes of HMAC-SHA-256 over the three). The key's hash is there
+// so that a session is worth what its key is worth at each request: nothing, once
+// the key is revoked. Who logs out is remembered until the end.
 type sessions struct {
 	now  func() taxonomy.Millis
 	rand io.Reader
@@ -60,21 +64,26 @@ func newSessions(rand io.Reader, now func() taxonomy.Millis) (*sessions, error) 
 	return s, nil
 }
 
-const sessionBytes = 8 + 16 + sha256.Size
+const (
+	signedBytes  = 8 + 16 + sha256.Size
+	sessionBytes = signedBytes + sha256.Size
+)
 
 func (s *sessions) mac(b []byte) []byte {
 	h := hmac.New(sha256.New, s.key[:])
-	h.Write([]byte("console session 1"))
+	h.Write([]byte("console session 2"))
 	h.Write(b)
 	return h.Sum(nil)
 }
 
-// make returns the value of a new session's cookie.
-func (s *sessions) make() (string, error) {
-	var b [24]byte
+// make returns the value of a new session's cookie, for whoever showed a key.
+func (s *sessions) make(key string) (string, error) {
+	var b [signedBytes]byte
 	binary.BigEndian.PutUint64(b[:8], uint64(s.now()+SessionLife))
+	hash := sha256.Sum256([]byte(key)) // the bytes of delivery.HashKey
+	copy(b[24:], hash[:])
 	s.mu.Lock() // Rand need not be safe for concurrent use
-	_, err := io.ReadFull(s.rand, b[8:])
+	_, err := io.ReadFull(s.rand, b[8:24])
 	s.mu.Unlock()
 	if err != nil {
 		return "", fmt.Errorf("draw a session: %w", err)
@@ -82,25 +91,25 @@ func (s *sessions) make() (string, error) {
 	return base64.RawURLEncoding.EncodeToString(append(b[:], s.mac(b[:])...)), nil
 }
 
-// parse returns a session's number and end; false if the value is not ours or
-// over.
-func (s *sessions) parse(value string) (id [16]byte, end taxonomy.Millis, ok bool) {
+// parse returns a session's number, its end and the hash of its key; false if the
+// value is not ours or over.
+func (s *sessions) parse(value string) (id [16]byte, end taxonomy.Millis, keyHash string, ok bool) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(value)
-	if err != nil || len(b) != sessionBytes || !hmac.Equal(b[24:], s.mac(b[:24])) {
-		return id, 0, false
+	if err != nil || len(b) != sessionBytes || !hmac.Equal(b[signedBytes:], s.mac(b[:signedBytes])) {
+		return id, 0, "", false
 	}
 	copy(id[:], b[8:24])
 	end = taxonomy.Millis(binary.BigEndian.Uint64(b[:8]))
 	s.mu.Lock()
 	_, out := s.over[id]
 	s.mu.Unlock()
-	return id, end, s.now() < end && !out
+	return id, end, hex.EncodeToString(b[24:signedBytes]), s.now() < end && !out
 }
 
 // end ends a session. Only values that we made are remembered, so the table is
 // no larger than the logins of twelve hours.
 func (s *sessions) end(value string) {
-	id, end, ok := s.parse(value)
+	id, end, _, ok := s.parse(value)
 	if !ok {
 		return
 	}
@@ -128,36 +137,57 @@ func (s *sessions) wait() time.Duration {
 func (s *sessions) failed() { s.fails.AllowN(s.now().Time(), 1) }
 
 // SignedIn reports whether the request has a session.
-func (c *Console) SignedIn(r *http.Request) bool {
+func (c *Console) SignedIn(r *http.Request) bool { return c.session(r) != nil }
+
+// session returns who has the request's session, nil if there is none, or its key
+// no longer opens the console.
+func (c *Console) session(r *http.Request) *tagserver.Principal {
 	k, err := r.Cookie(CookieName)
 	if err != nil {
-		return false
+		return nil
 	}
-	_, _, ok := c.sessions.parse(k.Value)
-	return ok
+	_, _, hash, ok := c.sessions.parse(k.Value)
+	if !ok {
+		return nil
+	}
+	return c.mayLook(hash)
 }
 
-// Guard lets through who shows the admin key as a bearer, and who has a session
-// and only reads: a session is never enough to change something, so no foreign
-// page can use it to. A browser that wants a page is sent to the login, everyone
-// else gets 401.
+// lookRight is what the console's pages ask for: they show the whole installation.
+var lookRight = tagserver.May("console:read", tagserver.OfAll)
+
+func (c *Console) mayLook(keyHash string) *tagserver.Principal {
+	if p := c.o.Who(keyHash); p != nil && p.May(lookRight) {
+		return p
+	}
+	return nil
+}
+
+// Guard lets through who shows a key as a bearer, and who has a session and only
+// reads: a session is never enough to change something, so no foreign page can
+// use it to. A browser that wants a page is sent to the login, everyone else gets
+// 401. What the caller may do is checked by the row's right.
 func (c *Console) Guard() echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(e echo.Context) error {
 			r := e.Request()
-			if key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok && c.o.AdminOK(key) {
-				return next(e)
+			if key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+				if p := c.o.Who(delivery.HashKey(key)); p != nil {
+					return tagserver.Enter(e, p, next)
+				}
 			}
 			reads := r.Method == http.MethodGet || r.Method == http.MethodHead
-			if reads && c.SignedIn(r) {
-				return next(e)
+			if reads {
+				if p := c.session(r); p != nil {
+					return tagserver.Enter(e, p, next)
+				}
 			}
 			headers(e.Response().Header())
 			if reads && below(r.URL.Path) {
 				return e.Redirect(http.StatusSeeOther, base+"/login?next="+url.QueryEscape(r.URL.RequestURI()))
 			}
 			e.Response().Header().Set("WWW-Authenticate", `Bearer realm="ebb"`)
-			return tagserver.NewProblem(http.StatusUnauthorized, "unauthorized", "send the admin key as Authorization: Bearer ebba_…")
+			return tagserver.NewProblem(http.StatusUnauthorized, "unauthorized", "send a key as Authorization: Bearer ebba_…")
 		}
 	}
 }
@@ -224,12 +254,13 @@ func (c *Console) login(e echo.Context) (*page, error) {
 		e.Response().Header().Set("Retry-After", strconv.Itoa(seconds))
 		return refuse(http.StatusTooManyRequests, next, fmt.Sprintf("Too many failed tries. Wait %d seconds.", seconds), false)
 	}
-	if !c.o.AdminOK(strings.TrimSpace(r.PostForm.Get("key"))) {
+	key := strings.TrimSpace(r.PostForm.Get("key"))
+	if c.mayLook(delivery.HashKey(key)) == nil {
 		c.sessions.failed()
 		c.log.Warn("console login refused")
-		return refuse(http.StatusUnauthorized, next, "This is not the admin key. It begins with ebba_ and was printed once, at the first start.", true)
+		return refuse(http.StatusUnauthorized, next, "This is no key that opens the console. Keys begin with ebba_; the first was printed once, at the first start.", true)
 	}
-	value, err := c.sessions.make()
+	value, err := c.sessions.make(key)
 	if err != nil {
 		return nil, err
 	}

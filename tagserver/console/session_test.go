@@ -88,7 +88,7 @@ func TestTheAdminKeyOpensPagesForScriptsToo(t *testing.T) {
 // The guard is the whole listener's: a session reads and never changes.
 func TestASessionIsNeverEnoughToChangeSomething(t *testing.T) {
 	s := serve(t, normal())
-	value, err := s.c.sessions.make()
+	value, err := s.c.sessions.make(adminKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestFailedLoginsAreSlowedDown(t *testing.T) {
 // No value that we did not make is a session: not one bit of one may differ.
 func TestOnlyOurSessionsCount(t *testing.T) {
 	s := serve(t, normal())
-	value, err := s.c.sessions.make()
+	value, err := s.c.sessions.make(adminKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestOnlyOurSessionsCount(t *testing.T) {
 		b := []byte(value)
 		i := rapid.IntRange(0, len(b)-1).Draw(t, "at")
 		b[i] = rapid.Byte().Draw(t, "byte")
-		if _, _, ok := s.c.sessions.parse(string(b)); ok != (string(b) == value) {
+		if _, _, _, ok := s.c.sessions.parse(string(b)); ok != (string(b) == value) {
 			t.Fatalf("%q counts: %v", b, ok)
 		}
 	})
@@ -270,7 +270,7 @@ func TestOnlyOurSessionsCount(t *testing.T) {
 
 func FuzzSession(f *testing.F) {
 	s := serve(f, normal())
-	value, err := s.c.sessions.make()
+	value, err := s.c.sessions.make(adminKey)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -278,7 +278,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(value[:70])
 	f.Add(value + "A")
 	f.Fuzz(func(t *testing.T, v string) {
-		if _, _, ok := s.c.sessions.parse(v); ok && v != value {
+		if _, _, _, ok := s.c.sessions.parse(v); ok && v != value {
 			t.Errorf("%q counts", v)
 		}
 		s.c.sessions.end(v)

@@ -91,7 +91,7 @@ func seeded() io.Reader { return source{rand.NewChaCha8([32]byte{1})} }
 func (w *world) options() Options {
 	return Options{
 		Now: func() taxonomy.Millis { return w.now }, Rand: seeded(),
-		AdminOK:     func(k string) bool { return k == adminKey },
+		Who:         whoIs,
 		Definitions: w, Generations: w, Deliveries: w,
 		Accounts: func(context.Context) (map[taxonomy.SiteID]Account, error) { return w.accounts, w.fail },
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return w.refusals[id] },
@@ -161,7 +161,7 @@ func (s *served) do(r *http.Request) *http.Response {
 // get asks for a page as who is signed in.
 func (s *served) get(t testing.TB, path string) (int, string) {
 	t.Helper()
-	value, err := s.c.sessions.make()
+	value, err := s.c.sessions.make(adminKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,4 +432,12 @@ func contains(t testing.TB, body, what, where string) {
 	if !strings.Contains(body, what) {
 		t.Errorf("%s does not say %q", where, what)
 	}
+}
+
+// whoIs knows the admin key alone.
+func whoIs(keyHash string) *tagserver.Principal {
+	if keyHash == delivery.HashKey(adminKey) {
+		return tagserver.Everything("admin")
+	}
+	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/tagserver/api"
 	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/tagserver/geo"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -57,6 +58,8 @@ type App struct {
 	wal     *wal.Log
 	defs    *defs.Store
 	install installation
+	callers *api.Callers
+	trail   *defs.Trail
 	lease   retention.Lease
 
 	refreshing sync.Mutex // held by whoever makes the next catalog
@@ -93,8 +96,9 @@ type installation struct {
 	Groups  int             `json:"groups"`
 	Epoch   uint64          `json:"epoch"` // number of restores (R29)
 	Created taxonomy.Millis `json:"created"`
-	// AdminKey is the hash of the admin key.
-	AdminKey string `json:"admin_key"`
+	// AdminKey is the hash of the first API key, until that is kept as all others
+	// are.
+	AdminKey string `json:"admin_key,omitempty"`
 }
 
 const installationID = "installation"
@@ -145,6 +149,9 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		return "", err
 	}
 	if firstKey, err = a.installed(ctx, o.newEpoch); err != nil {
+		return "", err
+	}
+	if err = a.openAccess(ctx); err != nil {
 		return "", err
 	}
 
@@ -249,7 +256,7 @@ func (a *App) installed(ctx context.Context, newEpoch bool) (firstKey string, er
 		return "", nil
 	}
 	a.install = installation{Shards: 1, Groups: 1, Created: a.env.millis()}
-	if firstKey, a.install.AdminKey, err = newAdminKey(a.env.Rand); err != nil {
+	if firstKey, a.install.AdminKey, err = api.NewKey(a.env.Rand); err != nil {
 		return "", err
 	}
 	return firstKey, a.putInstallation(ctx, 0)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/retention/log"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
@@ -34,11 +35,10 @@ func (s *Server) routes(o *tagserver.Options) error {
 	o.Routes = append(o.Routes, partner.Routes(files)...)
 	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: s.registry, Ready: s.Ready})...)
 	o.Routes = append(o.Routes, ad.Routes()...)
-	o.Routes = append(o.Routes, s.operatorRoutes()...)
 	o.Routes = append(o.Routes, pages.Routes()...)
 	o.Guards = map[tagserver.Auth]tagserver.Guard{
 		tagserver.AuthDestination: partner.Guard(files),
-		// A session of the console reads; whatever changes something needs the key.
+		// A session of the console reads; whatever changes something needs a key.
 		tagserver.AuthAdmin: pages.Guard(),
 	}
 	return nil
@@ -51,6 +51,8 @@ func (s *Server) apiOptions() api.Options {
 		Estimate: s.Estimate, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
 		Import: s.Import,
 		Erase:  s.Erase, Receipt: s.Receipt, Audit: s.Audit,
+		Night: s.night, Backup: s.writeBackup,
+		Trail: s.trail, Used: s.used(), Answers: defs.Answers{Keyed: s.store.Keyed()},
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
 		Inspect:  s.Inspect,
@@ -60,7 +62,7 @@ func (s *Server) apiOptions() api.Options {
 
 func (s *Server) consoleOptions() console.Options {
 	return console.Options{
-		Now: s.env.millis, Rand: s.env.Rand, AdminOK: s.IsAdmin,
+		Now: s.env.millis, Rand: s.env.Rand, Who: s.callers.Who,
 		Definitions: definitions{s.App}, Generations: s.generations, Deliveries: s.deliverer,
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
