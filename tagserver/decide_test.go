@@ -18,8 +18,12 @@ var (
 	// A visitor who asks what is known of it proves with its cookie who it is;
 	// that is a right, and needs no consent.
 	handlersOfAccess = []string{"handlePrivacy", "handleStatus", "handleKnown"}
+	// A switch takes away what may be read of whoever the cookie proves to be, and
+	// gives nothing: it needs no consent either.
+	handlersOfChoice = []string{"handleCategory"}
 	handlersWithout  = map[string]string{
 		"handlePreflight": "reads no cookie", "handleOptIn": "only takes cookies away", "handleGPC": "the same bytes for everyone",
+		"handleReceiptKey": "the same bytes for everyone",
 		"handleTag": "the same bytes for everyone", "handleTagFrozen": "the same bytes for everyone",
 	}
 )
@@ -83,7 +87,7 @@ func TestEveryRouteThatTouchesAVisitorDecides(t *testing.T) {
 			deciders = append(deciders, fn)
 		}
 	}
-	if !slices.Equal(deciders, []string{"identify"}) {
+	if !slices.Equal(deciders, []string{"identifyBy"}) {
 		t.Errorf("Decide is called in %v; one place decides for all routes", deciders)
 	}
 	if len(inTable) == 0 {
@@ -96,6 +100,14 @@ func TestEveryRouteThatTouchesAVisitorDecides(t *testing.T) {
 			for _, writes := range []string{"newID", "setCookie", "statement"} {
 				if reaches(h, writes, map[string]bool{}) {
 					t.Errorf("%s is for access only, and calls %s", h, writes)
+				}
+			}
+			continue
+		}
+		if slices.Contains(handlersOfChoice, h) {
+			for _, gives := range []string{"newID", "identify"} {
+				if reaches(h, gives, map[string]bool{}) {
+					t.Errorf("%s only takes away, and calls %s", h, gives)
 				}
 			}
 			continue

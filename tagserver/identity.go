@@ -63,6 +63,9 @@ type carried struct {
 	any    bool // an ID cookie is there, valid or not
 	n      int
 	ids    [maxCookies]ident // the different valid ones
+	// off is what the visitor has switched off, if its cookie is there.
+	chose bool
+	off   []taxonomy.Trait
 }
 
 type ident struct {
@@ -84,6 +87,9 @@ func readCookies(lines []string, ring *keys.Ring, today taxonomy.Day) (c carried
 			case CookieOptOut:
 				// Whatever its value: a doubt is an opt-out.
 				c.optOut = true
+			case CookieOff:
+				c.chose = true
+				c.off = append(c.off, parseOff(value)...) // of two, what either says
 			case CookieID:
 				c.any = true
 				id, issued, ok := ring.VerifyCookie(CookieID, value, today)
@@ -133,7 +139,7 @@ type visit struct {
 	limited bool
 	erased  bool // an erasure is among the records
 
-	cookies [2]string // Set-Cookie values
+	cookies [3]string // Set-Cookie values
 	n       int
 	// records are statements to be appended with or before the answer: erasures
 	// and a succession.
@@ -216,18 +222,30 @@ func unread(out []consent.Statement, t Strings, _ taxonomy.Day) []consent.Statem
 // Statements that must be in the log before the answer are left in v.records.
 func (s *Server) identify(v *visit, h *head, c *wireConsent, site *taxonomy.Site, mint bool) error {
 	v.ring = s.o.Keys()
+	cookies := readCookies(h.cookies, v.ring, v.now.Day())
+	if err := s.identifyBy(v, &cookies, h, c, site, mint); err != nil {
+		return err
+	}
+	if cookies.chose && v.known && mint {
+		// A new ID begins with what is off, and the cookie's life begins anew.
+		s.choose(v, v.key, cookies.off, v.returning, site)
+		v.set(setCookie(CookieOff, offValue(cookies.off), optOutSeconds))
+	}
+	return nil
+}
+
+func (s *Server) identifyBy(v *visit, cookies *carried, h *head, c *wireConsent, site *taxonomy.Site, mint bool) error {
 	today := v.now.Day()
-	cookies := readCookies(h.cookies, v.ring, today)
-	v.decision = consent.DecideWith(v.why[:0], s.signals(v, h, c, &cookies, site, today))
+	v.decision = consent.DecideWith(v.why[:0], s.signals(v, h, c, cookies, site, today))
 
 	if v.decision.Suspend {
-		return s.suspend(v, &cookies, site)
+		return s.suspend(v, cookies, site)
 	}
 	if v.decision.Expire {
 		if cookies.optOut {
 			v.set(setCookie(CookieOptOut, "1", optOutSeconds))
 		}
-		return s.expire(v, &cookies, site)
+		return s.expire(v, cookies, site)
 	}
 	if !v.decision.ReadCookie() {
 		return nil

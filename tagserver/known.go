@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -18,6 +19,9 @@ import (
 type Known struct {
 	Audiences []string    `json:"audiences"` // titles
 	Events    []KnownPart `json:"events"`    // by day, oldest first
+	// Categories are what the events say of the visitor, by title, and what it has
+	// switched off.
+	Categories []KnownCategory `json:"categories"`
 }
 
 // KnownPart is one event of a visitor.
@@ -30,10 +34,24 @@ type KnownPart struct {
 	Till taxonomy.Day `json:"forgotten_after"` // the last day on which it is readable
 }
 
+// KnownCategory is a category that a visitor's events are in.
+type KnownCategory struct {
+	ID    string        `json:"id"` // taxonomy/category
+	Title string        `json:"title"`
+	Of    string        `json:"of,omitempty"`   // the taxonomy's title
+	N     int           `json:"events"`         // events in it, or below it
+	Last  *taxonomy.Day `json:"last,omitempty"` // day of the newest of them
+	// Off: the visitor has switched it off, or one above it: nobody reads it.
+	Off bool `json:"off"`
+}
+
 // Visitors tells what is known of a visitor. It keeps within the context's
 // deadline and returns an error rather than half of it.
 type Visitors interface {
 	Known(ctx context.Context, v taxonomy.VisitorKey) (Known, error)
+	// Off returns the categories that a visitor has switched off, as far as is
+	// known here. The caller must not change the list.
+	Off(v taxonomy.VisitorKey) []taxonomy.Trait
 }
 
 // status is the answer to GET /privacy/status. It says how this browser stands,
@@ -47,6 +65,8 @@ type status struct {
 	Since *taxonomy.Day `json:"since,omitempty"`
 	// Erased: what this ID stood for has been erased.
 	Erased bool `json:"erased"`
+	// Off are the categories that are switched off in this browser.
+	Off []string `json:"off"`
 }
 
 // visitorOf reads the cookie of somebody who asks about itself. The signed
@@ -56,7 +76,10 @@ func (s *Server) visitorOf(r *http.Request) (st status, key taxonomy.VisitorKey,
 	hd := headOf(r)
 	ring := s.o.Keys()
 	cookies := readCookies(hd.cookies, ring, s.o.Now().Day())
-	st = status{OptedOut: cookies.optOut, Cookie: "none"}
+	st = status{OptedOut: cookies.optOut, Cookie: "none", Off: []string{}}
+	for _, t := range cookies.off {
+		st.Off = append(st.Off, strings.TrimPrefix(string(t), "c:"))
+	}
 	for _, v := range hd.gpc {
 		st.GPC = st.GPC || v == "1"
 	}
@@ -124,8 +147,31 @@ func (s *Server) known(r *http.Request) (st status, k Known, err error) {
 	}
 	ctx, cancel := s.storeContext(r.Context())
 	defer cancel()
-	k, err = s.o.Visitors.Known(ctx, key)
+	if k, err = s.o.Visitors.Known(ctx, key); err != nil {
+		return st, k, err
+	}
+	for _, t := range s.o.Visitors.Off(key) {
+		if id := strings.TrimPrefix(string(t), "c:"); !slices.Contains(st.Off, id) {
+			st.Off = append(st.Off, id)
+		}
+	}
+	slices.Sort(st.Off)
 	return st, k, err
+}
+
+// switches are the categories of the page: those that are known, and those that
+// are off in this browser though nothing of them is known.
+func switches(st *status, k *Known) []KnownCategory {
+	out := slices.Clone(k.Categories)
+	for _, id := range st.Off {
+		at := slices.IndexFunc(out, func(c KnownCategory) bool { return c.ID == id })
+		if at < 0 {
+			out = append(out, KnownCategory{ID: id, Title: id, Off: true})
+			continue
+		}
+		out[at].Off = true
+	}
+	return out
 }
 
 //go:embed privacy.html
@@ -156,10 +202,19 @@ func (s *Server) handlePrivacy(c echo.Context) error {
 		return s.unavailable(err)
 	}
 	var b strings.Builder
-	if err := privacyPage.Execute(&b, &struct {
-		Status status
-		Known  Known
-	}{st, k}); err != nil {
+	page := struct {
+		Status     status
+		Known      Known
+		Categories []KnownCategory
+		Receipt    string
+	}{Status: st, Known: k, Categories: switches(&st, &k)}
+	// Only what we signed is shown: nobody can put words into this page.
+	if token := c.QueryParam("receipt"); token != "" {
+		if _, err := VerifyReceipt(s.o.Keys().ReceiptKey(), token); err == nil {
+			page.Receipt = token
+		}
+	}
+	if err := privacyPage.Execute(&b, &page); err != nil {
 		return err
 	}
 	h.Set(echo.HeaderContentType, "text/html; charset=utf-8")

@@ -24,7 +24,7 @@ type pixelRequest struct {
 // pixelAnswer is what the pixel adds to its 43 bytes.
 type pixelAnswer struct {
 	reason  string // X-Ebb-Reason; empty: recorded
-	cookies [2]string
+	cookies [3]string
 	n       int
 }
 

@@ -16,6 +16,8 @@ type choiceReply struct {
 	// Erased: the request carried an ID, and its erasure is in the log.
 	Erased  bool   `json:"erased"`
 	Durable string `json:"durable"`
+	// Receipt is a signed statement of it: see Receipt.
+	Receipt string `json:"receipt,omitempty"`
 }
 
 // choice is what both posts have in common: who may, and how the body is read.
@@ -91,7 +93,13 @@ func (s *Server) answerErasure(c echo.Context, w *work, form bool, sentence stri
 	if reached < s.o.Ack {
 		status = http.StatusAccepted
 	}
-	return answerChoice(c, form, status, &choiceReply{OptedOut: v.decision.Consent.Signal == taxonomy.SignalOptOut, Erased: v.erased, Durable: reached.String()}, sentence)
+	reply := choiceReply{OptedOut: v.decision.Consent.Signal == taxonomy.SignalOptOut, Erased: v.erased, Durable: reached.String()}
+	what := "erasure"
+	if reply.OptedOut {
+		what = "optout"
+	}
+	reply.Receipt = s.receipt(v, what, nil, reply.Durable)
+	return answerChoice(c, form, status, &reply, sentence)
 }
 
 // handleOptIn answers POST /v1/optin: the opt-out cookie goes. An ID that is
@@ -111,7 +119,9 @@ func (s *Server) handleOptIn(c echo.Context) error {
 		w.visit.set(setCookie(CookieID, "", 0))
 	}
 	w.visit.writeCookies(c.Response().Header())
-	return answerChoice(c, form, http.StatusOK, &choiceReply{Durable: retention.AckLocal.String()},
+	w.visit.ring = s.o.Keys()
+	durable := retention.AckLocal.String()
+	return answerChoice(c, form, http.StatusOK, &choiceReply{Durable: durable, Receipt: s.receipt(&w.visit, "optin", nil, durable)},
 		"You are no longer opted out in this browser.")
 }
 
@@ -119,17 +129,23 @@ func answerChoice(c echo.Context, form bool, status int, reply *choiceReply, sen
 	if !form {
 		return writeJSON(c, status, reply)
 	}
+	return backToPrivacy(c, status, reply.Receipt, sentence)
+}
+
+// backToPrivacy answers a form: with the visitor's own page, if it came from
+// there, which says how it stands now and shows the receipt; else in a sentence.
+func backToPrivacy(c echo.Context, status int, receipt, sentence string) error {
 	res := c.Response()
 	if ref := first(c.Request().Header["Referer"]); sameHost(originOf(ref), c.Request().Host) && status == http.StatusOK {
-		// Back to the visitor's own page, which says how it stands now.
-		res.Header().Set("Location", "/privacy")
+		// The path is ours and the receipt plain letters: it leads nowhere else.
+		res.Header().Set("Location", "/privacy?receipt="+receipt)
 		res.WriteHeader(http.StatusSeeOther)
 		return nil
 	}
 	res.Header().Set(echo.HeaderContentType, "text/plain; charset=utf-8")
 	res.WriteHeader(status)
 	// The client may be gone; there is nobody left to tell.
-	_, _ = res.Write([]byte(sentence + "\n"))
+	_, _ = res.Write([]byte(sentence + "\n\nReceipt: " + receipt + "\n"))
 	return nil
 }
 

@@ -29,6 +29,7 @@ const (
 	hasStatement
 	hasSucceeds
 	hasCounts
+	hasOff
 	knownMask = 1<<iota - 1
 )
 
@@ -64,6 +65,7 @@ func AppendRecord(b []byte, r *Record) []byte {
 	set(hasStatement, r.Statement != nil)
 	set(hasSucceeds, !r.Succeeds.IsZero())
 	set(hasCounts, r.Counts != nil)
+	set(hasOff, len(r.Off) > 0)
 
 	b = append(b, byte(r.Kind))
 	b = binary.AppendUvarint(b, mask)
@@ -129,6 +131,12 @@ func AppendRecord(b []byte, r *Record) []byte {
 			b = append(b, byte(c.Outcome))
 			b = appendString(b, string(c.Reason))
 			b = binary.AppendUvarint(b, c.N)
+		}
+	}
+	if mask&hasOff != 0 {
+		b = binary.AppendUvarint(b, uint64(len(r.Off)))
+		for _, t := range r.Off {
+			b = appendString(b, string(t))
 		}
 	}
 	return b
@@ -207,6 +215,12 @@ func DecodeRecord(b []byte) (r Record, rest []byte, err error) {
 		r.Counts = make([]Count, d.length())
 		for i := range r.Counts {
 			r.Counts[i] = Count{Site: SiteID(d.string()), Outcome: Outcome(d.byte()), Reason: Reason(d.string()), N: d.uvarint()}
+		}
+	}
+	if mask&hasOff != 0 {
+		r.Off = make([]Trait, d.length())
+		for i := range r.Off {
+			r.Off[i] = Trait(d.string())
 		}
 	}
 	if d.err != nil {

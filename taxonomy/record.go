@@ -15,6 +15,7 @@ const (
 	RecordSucceeds                         // a new ID follows an old one (R27)
 	RecordCounts                           // what was refused before the log (R12)
 	RecordTick                             // time passed (R7)
+	RecordChoice                           // which categories the visitor has switched off
 )
 
 // Record is an entry of the log. One record is one event or one statement; the
@@ -47,6 +48,9 @@ type Record struct {
 	Statement *Statement // RecordMembership, RecordAttribute
 	Succeeds  VisitorKey // RecordSucceeds: Visitor follows this one
 	Counts    []Count    // RecordCounts
+	// Off are the categories that the visitor has switched off, sorted: all of
+	// them, so that the newest choice says everything (RecordChoice).
+	Off []Trait
 }
 
 // ImportRow is a row of an imported file. The zero value is none.

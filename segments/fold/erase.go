@@ -68,6 +68,9 @@ func (s *State) succeed(r *taxonomy.Record, eff *Effects) {
 		s.erase(r.Succeeds, e.space, e.at, eff)
 		return
 	}
+	if c, ok := s.choices.get(r.Visitor); ok {
+		s.choose(r.Succeeds, c.at, c.off)
+	}
 	sh := s.shards[r.Visitor.Shard(s.cfg.Shards)]
 	old := s.shards[r.Succeeds.Shard(s.cfg.Shards)]
 	if sh == nil || old == nil {
@@ -103,6 +106,7 @@ func (s *State) Forget(visitors []taxonomy.VisitorKey) {
 		s.succeeds.remove(k)
 	}
 	removeIf(s, s.newest, func(k statementPlace, _ statement) bool { return forget[k.visitor] })
+	s.dropChoices(func(k taxonomy.VisitorKey) bool { return forget[k] })
 	removeIf(s, s.succeeds, func(_ taxonomy.VisitorKey, c succession) bool { return forget[c.old] })
 }
 

@@ -18,6 +18,7 @@ type Facts struct {
 	days    index.Days
 	fresh   map[datedColumn]int // events that no committed layer holds yet
 	clock   taxonomy.Millis
+	off     []taxonomy.Trait
 }
 
 type datedColumn struct {
@@ -42,7 +43,7 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 	}
 	v := *sh.visitors.at(o)
 	facts = &Facts{f: f, v: v, consent: f.state.consents.all[v.consent], ordinal: o, days: sh.days,
-		clock: f.state.clock, fresh: map[datedColumn]int{}}
+		clock: f.state.clock, off: f.state.choices.m[k].off, fresh: map[datedColumn]int{}}
 	seen := map[column]bool{}
 	for i := range sh.touched {
 		for _, dc := range sh.touched[i].visitors[o] {
@@ -57,7 +58,7 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 	}
 	was, known := visitor{}, false
 	if b := f.built; b != nil && o < b.shards[sh.n].visitors.n {
-		was, known = *b.shards[sh.n].visitors.at(o), true
+		was, known = *b.shards[sh.n].visitors.at(o), !b.shards[sh.n].chose(o, facts.off)
 	}
 	if !known || was.flags != v.flags || f.state.consents.all[was.consent].Purposes != facts.consent.Purposes {
 		return nil, facts, true
@@ -69,6 +70,11 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 func (x *Facts) Count(c taxonomy.Column, d taxonomy.Day) int {
 	if d.Expired(x.clock) {
 		return 0
+	}
+	for _, off := range x.off {
+		if covers(off, c.Trait, x.f.opt.Above) {
+			return 0
+		}
 	}
 	return min(x.days.Events(x.ordinal, c, d)+x.fresh[datedColumn{c, d}], 255)
 }

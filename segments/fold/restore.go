@@ -73,6 +73,9 @@ func (s *State) keys() map[taxonomy.VisitorKey]struct{} {
 	for c := range s.matches.claims.m {
 		all[c.visitor] = struct{}{}
 	}
+	for k := range s.choices.m {
+		all[k] = struct{}{}
+	}
 	for p := range s.newest.m {
 		all[p.visitor] = struct{}{}
 	}

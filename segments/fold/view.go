@@ -23,13 +23,16 @@ type View struct {
 
 	mu   sync.Mutex
 	sets map[string]denseSet
+	// hidden is who has switched off a trait, made at its first use; nil: nobody.
+	hidden map[shardTrait]*roaring.Bitmap
 }
 
 type shardView struct {
 	visitors visitors
 	gone     *roaring.Bitmap
 	days     index.Days
-	of       *viewed // nil: a shard that the view has nothing of
+	off      map[taxonomy.Trait]*roaring.Bitmap // who has switched off what
+	of       *viewed                            // nil: a shard that the view has nothing of
 }
 
 // viewed is what the shards of one fold have in common.
@@ -87,12 +90,16 @@ func (v *View) Leaf(shard, block int, op *index.Operand, dst *index.Words) (int,
 		}
 		return dst.Count(), nil
 	}
-	return v.shards[shard].days.Leaf(block, op, dst), nil
+	n := v.shards[shard].days.Leaf(block, op, dst)
+	if less, changed := v.hide(shard, block, op, dst); changed {
+		n = less
+	}
+	return n, nil
 }
 
 // Newest is part of index.Leaves.
 func (v *View) Newest(shard, block int, columns []taxonomy.Column, from, to taxonomy.Day, dst *[index.BlockSize]uint8) error {
-	v.shards[shard].days.Newest(block, columns, from, to, dst)
+	v.newest(shard, block, columns, from, to, dst)
 	return nil
 }
 
