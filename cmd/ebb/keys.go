@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/cli"
@@ -13,6 +15,7 @@ import (
 
 type keysCommand struct {
 	Show   keysShow   `cmd:"" help:"Show which keys there are, never the keys."`
+	New    keysNew    `cmd:"" help:"Make the keys of a new cluster."`
 	Extend keysExtend `cmd:"" help:"Make the store keys of this and the next four quarters."`
 	Rotate keysRotate `cmd:"" help:"Sign cookies with a new key."`
 	Prune  keysPrune  `cmd:"" help:"Destroy keys whose use is over."`
@@ -108,7 +111,45 @@ func (keysShow) Run(c *cli.Context) error {
 	return nil
 }
 
-type keysExtend struct{}
+type keysNew struct{}
+
+func (keysNew) Help() string {
+	return `Makes the file of keys of a new installation. Run it once, on one machine, then copy the file to all nodes of the cluster: a node with other keys would not know the visitors of the others. It never replaces a file. With the embedded store it is not needed, since ` + "`ebb init` and `ebb serve`" + ` make the keys.
+
+Examples:
+
+    ebb keys new --keys /etc/ebb/keys.json
+    ebb keys new --data /var/lib/ebb -o json`
+}
+
+// Run makes the file of keys.
+func (keysNew) Run(c *cli.Context) error {
+	settings, err := c.Config()
+	if err != nil {
+		return err
+	}
+	path := settings.KeysFile()
+	ring, err := keys.Generate(c.Rand, taxonomy.DayOf(c.Now()))
+	if err == nil {
+		err = keyfile.Create(path, ring)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there already; nothing was changed", path)
+	}
+	if err != nil {
+		return err
+	}
+	var rows cli.Rows
+	rows.Add("keys", path)
+	rows.Add("next", "copy the file to every node and to a safe place, then run `ebb migrate up` and `ebb init`")
+	return c.Print(struct {
+		File string `json:"file"`
+	}{path}, rows)
+}
+
+type keysExtend struct {
+	Space taxonomy.Space `placeholder:"SPACE" help:"Make the store key of this space, such as own:crm, if there is none; an import needs it."`
+}
 
 func (keysExtend) Help() string {
 	return `Visitors of each quarter have their own store key, made ahead. /readyz warns 30 days before the last quarter that has one ends. Running it again changes nothing.
@@ -116,12 +157,20 @@ func (keysExtend) Help() string {
 Examples:
 
     ebb keys extend
+    ebb keys extend --space own:crm
     ebb keys extend -o json`
 }
 
 // Run adds the store keys that are missing (R30).
-func (keysExtend) Run(c *cli.Context) error {
+func (k keysExtend) Run(c *cli.Context) error {
 	return change(c, func(r *keys.Ring, today taxonomy.Day) (*keys.Ring, []string, error) {
+		if k.Space != "" {
+			if slices.Contains(r.Spaces(), k.Space) {
+				return r, []string{fmt.Sprintf("nothing to do: there is a store key for %s", k.Space)}, nil
+			}
+			next, err := r.WithSpace(c.Rand, k.Space)
+			return next, []string{fmt.Sprintf("made the store key of %s", k.Space)}, err
+		}
 		next, added, err := r.Extend(c.Rand, today)
 		if err != nil {
 			return nil, nil, err

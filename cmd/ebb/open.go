@@ -30,10 +30,18 @@ func newLogger(w io.Writer, m config.Messages) *slog.Logger {
 }
 
 // openApp opens the data directory of the settings for this process alone. If
-// make is set an empty one is made, with keys of its own.
+// make is set an empty one is made, with keys of its own. A node of a cluster
+// never makes keys: they are the same on all nodes.
 func openApp(c *cli.Context, r *config.Resolved, makeNew bool) (a *app.App, firstKey string, err error) {
+	return openWith(c, r, makeNew, false)
+}
+
+func openWith(c *cli.Context, r *config.Resolved, makeNew, initCluster bool) (a *app.App, firstKey string, err error) {
 	path := r.KeysFile()
 	ring, err := keyfile.Read(path)
+	if errors.Is(err, fs.ErrNotExist) && r.Cluster() {
+		return nil, "", fmt.Errorf("there is no %s: the keys are the same on all nodes of a cluster, so no node makes them by itself; copy the file from another node, or for a new cluster make it once, with `ebb keys new`", path)
+	}
 	if errors.Is(err, fs.ErrNotExist) && makeNew {
 		if used, uerr := app.Used(app.System(), r.Data); uerr != nil {
 			return nil, "", uerr
@@ -47,13 +55,17 @@ func openApp(c *cli.Context, r *config.Resolved, makeNew bool) (a *app.App, firs
 	if err != nil {
 		return nil, "", err
 	}
-	return app.Open(c, app.Options{
-		Config: r.Config, Env: app.System(), Keys: ring, Logger: newLogger(c.Stderr, r.Messages),
+	o := app.Options{
+		Config: r.Config, Env: app.System(), Keys: ring, Logger: newLogger(c.Stderr, r.Messages), Init: initCluster,
 		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
 			if err := keyfile.Update(path, change); err != nil {
 				return nil, err
 			}
 			return keyfile.Read(path)
 		},
-	})
+	}
+	if r.Cluster() {
+		o.SaveKeys = nil // a change on one node would be missing on the others
+	}
+	return app.Open(c, o)
 }

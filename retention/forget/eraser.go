@@ -38,6 +38,9 @@ var (
 	receiptSpace = retention.KeyedSpace{Name: "erasure_receipt"}
 )
 
+// QueueSpace is the space of the queue: what is in it is about visitors.
+var QueueSpace = queueSpace
+
 const queuePartition = "due"
 
 // Erasure is a visitor to be forgotten.

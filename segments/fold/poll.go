@@ -57,6 +57,7 @@ func (f *Fold) Poll(ctx context.Context) (int, error) {
 	}
 	f.mu.Unlock()
 	f.folded.Add(int64(bytes))
+	f.busy.Store(bytes > 0)
 	f.note(frames)
 	return bytes, f.carryOut(ctx)
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -17,14 +19,22 @@ type Account = tagserver.Account
 // each from the log and the fold; none is computed as the rest of the others
 // (R12).
 func (a *App) Accounts(ctx context.Context) (map[taxonomy.SiteID]Account, error) {
-	tallies, position := a.fold.Accounts()
 	accounts := map[taxonomy.SiteID]Account{}
-	for site, t := range tallies {
+	sum := map[taxonomy.SiteID]fold.Tally{}
+	positions := make([]retention.Position, len(a.fold.list))
+	for i, g := range a.fold.list {
+		var tallies map[taxonomy.SiteID]fold.Tally
+		tallies, positions[i] = g.fold.Load().Accounts()
+		for site, t := range tallies {
+			sum[site] = addTally(sum[site], t)
+		}
+	}
+	for site, t := range sum {
 		accounts[site] = Account{Received: t.Received, Stored: t.Stored, Duplicate: t.Duplicate,
 			Rejected: t.Rejected, Dropped: t.Dropped, Queued: t.Waiting}
 	}
 	for g := range taxonomy.Group(a.install.Groups) {
-		ends, err := a.wal.End(ctx, g, position)
+		ends, err := a.wal.End(ctx, g, positions[g])
 		if err != nil {
 			return nil, fmt.Errorf("read the log's ends: %w", err)
 		}
@@ -101,8 +111,8 @@ func (a *App) measure() {
 			}
 			return 0
 		}),
-		gauge("ebb_log_bytes", "What the log occupies on disk.", func() float64 { return float64(a.wal.Usage().Bytes) }),
-		gauge("ebb_log_quarantined", "Damaged ranges of the log that were put aside.", func() float64 { return float64(len(a.wal.Problems())) }),
+		gauge("ebb_log_bytes", "What the log occupies on disk.", func() float64 { return float64(a.local().Usage().Bytes) }),
+		gauge("ebb_log_quarantined", "Damaged ranges of the log that were put aside.", func() float64 { return float64(len(a.local().Problems())) }),
 	)
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +23,6 @@ import (
 	wal "github.com/ebb-dmp/ebb/retention/log"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
-	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/tagserver/api"
 	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/tagserver/geo"
@@ -38,6 +39,9 @@ type Options struct {
 	// if it may not be changed.
 	SaveKeys func(func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error)
 	Logger   *slog.Logger
+	// Init makes the installation in a cluster, which nothing else does: a data
+	// directory of the embedded store is made when it is empty.
+	Init bool
 	// newEpoch: the data was restored from a backup (R29).
 	newEpoch bool
 }
@@ -54,13 +58,15 @@ type App struct {
 	// saveKeys changes the file of keys; nil if it may not be changed.
 	saveKeys func(func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error)
 
-	store   *embedded.Store
-	wal     *wal.Log
-	defs    *defs.Store
-	install installation
-	callers *api.Callers
-	trail   *defs.Trail
-	lease   retention.Lease
+	store    engine
+	embedded *embedded.Store // nil in a cluster
+	cluster  *cluster        // nil with the embedded store
+	wal      retention.Log
+	localLog atomic.Pointer[wal.Log]
+	defs     *defs.Store
+	install  installation
+	callers  *api.Callers
+	trail    *defs.Trail
 
 	refreshing sync.Mutex // held by whoever makes the next catalog
 	rules      ruleVersion
@@ -68,7 +74,7 @@ type App struct {
 	countries  *geo.DB // nil: unknown
 	catalog    atomic.Pointer[catalog]
 
-	fold        *fold.Fold
+	fold        *groups
 	generations *audience.Generations
 	builder     *audience.Builder
 	current     atomic.Pointer[audience.Generation]
@@ -96,6 +102,8 @@ type installation struct {
 	Groups  int             `json:"groups"`
 	Epoch   uint64          `json:"epoch"` // number of restores (R29)
 	Created taxonomy.Millis `json:"created"`
+	// Keys are the IDs of the keys that it was made with; every node has them.
+	Keys []string `json:"keys,omitempty"`
 	// AdminKey is the hash of the first API key, until that is kept as all others
 	// are.
 	AdminKey string `json:"admin_key,omitempty"`
@@ -103,11 +111,9 @@ type installation struct {
 
 const installationID = "installation"
 
-// builderLease is who folds, builds and delivers.
-const (
-	builderLease = "builder.0"
-	leaseLife    = 30 * time.Second
-)
+// embeddedLeaseLife is the life of the lease of who folds, builds and delivers
+// with the embedded store, where the data directory's lock stands behind it.
+const embeddedLeaseLife = 30 * time.Second
 
 // Open opens the data directory, making it if it is empty, and starts the fold.
 // The caller ends it with Close. firstKey is the admin key if this made it.
@@ -134,38 +140,21 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	if err = finished(o.Env.FS, dir); err != nil {
 		return "", err
 	}
-	a.store, err = embedded.Open(embedded.Options{FS: o.Env.FS, Dir: dir, Now: a.env.millis, Compress: o.Config.Compress, Logger: o.Logger})
-	if err != nil {
+	if err = a.openEngine(ctx, o); err != nil {
 		return "", err
 	}
-	a.life.onStop("store", func(context.Context) error { return a.store.Close() })
-
-	if a.lease, err = a.store.Leases().Take(ctx, builderLease, "embedded", leaseLife); err != nil {
-		return "", fmt.Errorf("take the builder's lease: %w", err)
-	}
-	a.life.onStop("lease", func(ctx context.Context) error { return a.store.Leases().Release(ctx, a.lease) })
-
 	if a.defs, err = defs.Open(ctx, a.store.Keyed(), a.env.millis); err != nil {
 		return "", err
 	}
-	if firstKey, err = a.installed(ctx, o.newEpoch); err != nil {
+	if firstKey, err = a.installed(ctx, &o); err != nil {
 		return "", err
 	}
 	if err = a.openAccess(ctx); err != nil {
 		return "", err
 	}
-
-	var id taxonomy.WriterID
-	if _, err = a.env.Rand.Read(id[:]); err != nil {
-		return "", fmt.Errorf("name the writer: %w", err)
-	}
-	a.wal, err = wal.Open(wal.Options{FS: o.Env.FS, Dir: filepath.Join(dir, "log"), Writer: id, Now: a.env.millis, After: o.Env.After,
-		Groups: a.install.Groups, MaxBytes: int64(o.Config.Log.MaxBytes), SegmentBytes: int64(o.Config.Log.SegmentBytes),
-		NoCompression: !o.Config.Compress, Ticks: true, Logger: o.Logger})
-	if err != nil {
+	if err = a.openLog(o); err != nil {
 		return "", err
 	}
-	a.life.onStop("log", a.wal.Close)
 
 	if a.journal, err = forget.OpenJournal(o.Env.FS, a.journalPaths()...); err != nil {
 		return "", err
@@ -175,28 +164,12 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	if err = a.refreshRulesFirst(ctx); err != nil {
 		return "", err
 	}
-	a.fold, err = fold.Open(ctx, fold.Options{
-		Config: fold.Config{Shards: a.install.Shards, Groups: a.install.Groups, Erasure: func(k taxonomy.VisitorKey) [16]byte { return a.keys.Load().Erasure(k) }},
-		Log:    a.wal, Events: a.store.Events(), Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
-		Rules:           func() fold.Classifier { return a.catalog.Load().classifier },
-		OnErased:        a.onErased,
-		Epoch:           a.install.Epoch,
-		Term:            a.lease.Term,
-		Logger:          o.Logger,
-		CheckpointBytes: int64(o.Config.Checkpoint.Bytes),
-	})
-	if err != nil {
-		return "", err
-	}
-	a.life.onStop("fold", func(context.Context) error { return a.fold.Close() })
-
 	a.generations = audience.NewGenerations(a.store.Blobs(), a.store.Keyed(), audience.Options{Now: a.env.millis, Keep: 14})
-	// A head that cannot be read is told below, where it is read.
-	if err = a.generations.Claim(ctx, a.lease.Term); err != nil && !errors.Is(err, retention.ErrCorrupt) {
+	if err = a.openGroups(ctx); err != nil {
 		return "", err
 	}
 	a.builder = &audience.Builder{Generations: a.generations, Now: a.env.millis}
-	a.seg = audience.NewSeg(overlay{a.fold})
+	a.seg = audience.NewSeg(overlay{a})
 	a.deliverer, err = delivery.New(delivery.Options{
 		Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
 		Pseudonym: func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string {
@@ -231,6 +204,11 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		return "", err
 	}
 	a.measure()
+	if a.cluster != nil {
+		if err = a.joinCluster(ctx); err != nil {
+			return "", err
+		}
+	}
 	return firstKey, nil
 }
 
@@ -242,24 +220,54 @@ func (a *App) Close(ctx context.Context) error { return a.life.stop(ctx) }
 // error, other than that of its context, ends the program.
 func (a *App) Go(name string, loop func(context.Context) error) { a.life.run(name, loop) }
 
-// installed reads what the data directory was made with, or makes it.
-func (a *App) installed(ctx context.Context, newEpoch bool) (firstKey string, err error) {
+// installed reads what the data directory or the keyspace was made with, or
+// makes it.
+func (a *App) installed(ctx context.Context, o *Options) (firstKey string, err error) {
 	doc, ok := a.defs.Snapshot().Get(defs.Setting, installationID)
 	if ok {
+		if o.Init {
+			return "", fmt.Errorf("keyspace %s has an installation already; nothing was changed", a.cfg.Cassandra.Keyspace)
+		}
 		if err := json.Unmarshal(doc.Body, &a.install); err != nil {
 			return "", fmt.Errorf("read the installation: %w", err)
 		}
-		if newEpoch {
+		if missing := a.keys.Load().Missing(a.install.Keys, a.env.millis().Day()); len(missing) > 0 {
+			return "", fmt.Errorf("%s is not the file of keys that this installation was made with: it lacks %s; copy the file from a node that has it", a.cfg.KeysFile(), missing)
+		}
+		if err := a.fixed(); err != nil {
+			return "", err
+		}
+		if o.newEpoch {
 			a.install.Epoch++
 			return "", a.putInstallation(ctx, doc.Version)
 		}
 		return "", nil
 	}
-	a.install = installation{Shards: 1, Groups: 1, Created: a.env.millis()}
+	if a.cluster != nil && !o.Init {
+		return "", fmt.Errorf("keyspace %s has no installation yet; run `ebb init` once, on one node", a.cfg.Cassandra.Keyspace)
+	}
+	a.install = installation{Shards: a.cfg.Parts(), Groups: a.cfg.Groups, Created: a.env.millis()}
+	if a.cluster != nil {
+		// Without those of spaces other than cookie, which come and are retired.
+		a.install.Keys = slices.DeleteFunc(a.keys.Load().KeyIDs(), func(id string) bool {
+			return strings.HasPrefix(id, "store/") && !strings.HasPrefix(id, "store/cookie/")
+		})
+	}
 	if firstKey, a.install.AdminKey, err = api.NewKey(a.env.Rand); err != nil {
 		return "", err
 	}
 	return firstKey, a.putInstallation(ctx, 0)
+}
+
+// fixed refuses settings that ask for another division than the one that stands.
+func (a *App) fixed() error {
+	if n := a.cfg.Shards; n > 0 && n != a.install.Shards {
+		return fmt.Errorf("shards is %d, and the installation was made with %d, which is fixed; remove the line, or move to a new installation with `ebb move`", n, a.install.Shards)
+	}
+	if n := a.cfg.Groups; n > 1 && n != a.install.Groups {
+		return fmt.Errorf("groups is %d, and the installation was made with %d, which is fixed; remove the line, or move to a new installation with `ebb move`", n, a.install.Groups)
+	}
+	return nil
 }
 
 func (a *App) putInstallation(ctx context.Context, version uint64) error {

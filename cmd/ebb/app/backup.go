@@ -22,6 +22,9 @@ func (a *App) Backup(ctx context.Context, w io.Writer) (m *backup.Manifest, err 
 	}
 	defer a.backing.Unlock()
 	fail := func(err error) (*backup.Manifest, error) { return nil, fmt.Errorf("make a backup: %w", err) }
+	if err := a.needEmbedded("make a backup", "take snapshots of the keyspace on its nodes with `nodetool snapshot`, and keep erasures.journal of one node beside them"); err != nil {
+		return nil, err
+	}
 	if err := a.covered(ctx); err != nil {
 		return fail(err)
 	}
@@ -30,17 +33,17 @@ func (a *App) Backup(ctx context.Context, w io.Writer) (m *backup.Manifest, err 
 	// While the fold stands still, the database, its checkpoint and the log fit
 	// each other: no event is stored that is neither counted nor in the log.
 	err = a.fold.Still(func() (err error) {
-		if dir, err = a.store.Snapshot(ctx); err != nil {
+		if dir, err = a.embedded.Snapshot(ctx); err != nil {
 			return err
 		}
 		// The keys are read after the data, so that none that it needs is missing.
 		head.Created, head.Keys = a.env.Now().UTC(), a.keys.Load().KeyIDs()
 		v := a.fold.View()
 		head.Checkpoint, head.Position = v.Number(), v.Position().Clone()
-		return a.wal.Snapshot(ctx, a.env.FS.PathJoin(dir, "log"))
+		return a.local().Snapshot(ctx, a.env.FS.PathJoin(dir, "log"))
 	})
 	if dir != "" {
-		defer func() { err = errors.Join(err, a.store.DropSnapshot()) }()
+		defer func() { err = errors.Join(err, a.embedded.DropSnapshot()) }()
 	}
 	if err != nil {
 		return fail(err)

@@ -67,7 +67,7 @@ func (l live) Source(id taxonomy.SourceID) (taxonomy.Source, bool) {
 func (l live) Destination(id taxonomy.DestinationID) (tagserver.Destination, bool) {
 	return l.a.catalog.Load().Destination(id)
 }
-func (l live) Erased(k taxonomy.VisitorKey) bool { return l.a.fold.Erased(k, l.a.env.millis()) }
+func (l live) Erased(k taxonomy.VisitorKey) bool { return l.a.erasedNow(k) }
 
 // ruleVersion is the number of the taxonomy and classifier rules in force. It
 // rises when their text changes and is kept, since it stands in records and

@@ -28,7 +28,7 @@ const (
 func (a *App) forgetting(context.Context) error {
 	deliveries := a.deliverer.Holder()
 	deliveries.Soon = a.deliverer.Forget
-	generations := a.generations.Holder(func() (audience.View, error) { return a.fold.View(), nil }, func() uint64 { return a.lease.Term })
+	generations := a.generations.Holder(func() (audience.View, error) { return a.fold.View(), nil }, a.term)
 	generations.Soon = nothing // who is gone is subtracted from every answer
 	a.holders = []forget.Holder{deliveries, generations, a.foldHolder(), a.logHolder()}
 	for _, h := range a.store.Holders() {
@@ -71,7 +71,7 @@ func (a *App) logHolder() forget.Holder {
 		// A checkpoint covers what is folded; a new file lets the old one go.
 		var errs []error
 		for g := range taxonomy.Group(a.install.Groups) {
-			errs = append(errs, a.wal.Rotate(ctx, g))
+			errs = append(errs, a.local().Rotate(ctx, g))
 		}
 		if err := errors.Join(errs...); err != nil {
 			return err
@@ -85,13 +85,13 @@ func (a *App) logHolder() forget.Holder {
 	return forget.Holder{
 		Name: "log", Bound: logBound,
 		Oldest: func(context.Context) (taxonomy.Day, bool, error) {
-			d, ok := a.wal.Oldest()
+			d, ok := a.local().Oldest()
 			return d, ok, nil
 		},
 		ExpireBefore: func(ctx context.Context, _ taxonomy.Day) error {
 			// Damaged bytes may hold anything, and nothing can be erased in them:
 			// they are kept for the operator for one night.
-			return errors.Join(rotate(ctx), a.wal.ExpireQuarantine((a.env.millis().Day() - 1).Start()))
+			return errors.Join(rotate(ctx), a.local().ExpireQuarantine((a.env.millis().Day() - 1).Start()))
 		},
 		Soon:  nothing,
 		Erase: func(ctx context.Context, _ []taxonomy.VisitorKey) error { return rotate(ctx) },
@@ -109,6 +109,11 @@ func (a *App) onErased(ctx context.Context, erased []fold.Erased) error {
 	}
 	if err := a.journal.Append(ctx, entries); err != nil {
 		return err
+	}
+	if a.cluster != nil {
+		if err := a.tellErasures(ctx, entries); err != nil {
+			return err
+		}
 	}
 	return a.eraser.Queue(ctx, queue)
 }
@@ -171,6 +176,9 @@ func (a *App) Nightly(ctx context.Context) (err error) {
 		}
 		a.noteNight(night)
 	}()
+	if err := a.mustLead("nightly pass"); err != nil {
+		return err
+	}
 	if err := a.covered(ctx); err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 
 	"github.com/ebb-dmp/ebb/retention"
-	"github.com/ebb-dmp/ebb/retention/embedded"
 	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/tagserver/api"
@@ -20,10 +19,6 @@ const (
 	PathBackups = "/api/v1/backups"
 	PathNights  = "/api/v1/nightly-passes"
 )
-
-// InUse reports whether an App could not be opened because another process holds
-// the data directory.
-func InUse(err error) bool { return errors.Is(err, embedded.ErrInUse) }
 
 // writeBackup writes a backup for the API.
 func (a *App) writeBackup(ctx context.Context, w io.Writer) error {

@@ -13,19 +13,27 @@ import (
 type pages struct{ a *App }
 
 // Page is tagserver.Audiences.
-func (p pages) Page(_ context.Context, v taxonomy.VisitorKey, _ taxonomy.SiteID) (tagserver.PageAnswer, error) {
+func (p pages) Page(ctx context.Context, v taxonomy.VisitorKey, _ taxonomy.SiteID) (tagserver.PageAnswer, error) {
+	if p.a.cluster != nil && !p.a.fold.of(v, p.a.install.Shards).builds() {
+		return p.clusterPage(ctx, v)
+	}
 	ids, err := p.a.seg.Visitor(nil, v, p.a.fold.Clock().Day())
 	if err != nil {
 		return tagserver.PageAnswer{}, err
 	}
-	ans := tagserver.PageAnswer{AsOf: p.a.fold.Clock(), Audiences: make([]tagserver.PageAudience, 0, len(ids))}
+	return p.answer(ids, p.a.fold.Clock()), nil
+}
+
+// answer says audiences in a page's words, those that pages may still read.
+func (p pages) answer(ids []taxonomy.AudienceID, asOf taxonomy.Millis) tagserver.PageAnswer {
+	ans := tagserver.PageAnswer{AsOf: asOf, Audiences: make([]tagserver.PageAudience, 0, len(ids))}
 	c := p.a.catalog.Load().audiences
 	for _, id := range ids {
 		if d, ok := c.Get(id); ok && d.Page {
 			ans.Audiences = append(ans.Audiences, tagserver.PageAudience{ID: id, Slug: d.PublicSlug()})
 		}
 	}
-	return ans, nil
+	return ans
 }
 
 // Known tells a visitor what is known of it: what it did, as it is kept, and the

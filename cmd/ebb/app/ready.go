@@ -26,20 +26,24 @@ func (s *Server) Ready(context.Context) (faults, warnings []string) {
 		faults = append(faults, "the store cannot go on; mend the disk and restart")
 	default:
 	}
-	if err := s.wal.Err(); err != nil {
+	if err := s.local().Err(); err != nil {
 		faults = append(faults, fmt.Sprintf("the log takes no more: %v; mend the disk and restart", err))
 	}
-	if u := s.wal.Usage(); u.Full || u.Bytes >= u.MaxBytes {
+	if u := s.local().Usage(); u.Full || u.Bytes >= u.MaxBytes {
 		faults = append(faults, "the log is full: events are refused with 503; free disk space, or find out why folding stands still")
 	}
 	if lag := s.env.millis() - s.fold.Clock(); s.fold.Clock() > 0 && lag > lagLimit {
 		warnings = append(warnings, fmt.Sprintf("the fold is %d s behind the clock; look at ebb_events_queued", lag/taxonomy.Second))
 	}
-	for _, p := range s.wal.Problems() {
+	for _, p := range s.local().Problems() {
 		if !p.Torn {
 			warnings = append(warnings, "a damaged part of the log is quarantined; see the console, and copy it away before the next night if you want to look at it")
 			break
 		}
+	}
+	if s.cluster != nil {
+		f, w := s.clusterReady()
+		faults, warnings = append(faults, f...), append(warnings, w...)
 	}
 	if d := s.keys.Load().ExtendDue(s.env.millis().Day()); d <= warnKeysDays {
 		warnings = append(warnings, fmt.Sprintf("store keys end in %d days; run `ebb keys extend` and copy the file to all nodes", d))

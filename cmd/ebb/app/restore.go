@@ -60,6 +60,9 @@ type Restored struct {
 // after a crash in between, the directory does not open, and nobody comes back.
 func Restore(ctx context.Context, o RestoreOptions) (res Restored, err error) {
 	fs, dir := o.Env.FS, o.Config.Data
+	if o.Config.Cluster() {
+		return res, errors.New("restore: backups are of the embedded store; a cluster is restored from Cassandra's snapshots, and who was erased since is erased again from erasures.journal when a node starts")
+	}
 	journals, err := o.journals()
 	if err != nil {
 		return res, err

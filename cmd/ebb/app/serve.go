@@ -142,7 +142,7 @@ func isLoopback(a net.Addr) bool {
 func (a *App) edgeOptions() tagserver.Options {
 	o := tagserver.Options{
 		Now: a.env.millis, Rand: a.env.Rand, Timeout: context.WithTimeout,
-		Log: a.wal, Ack: retention.AckLocal, Keys: func() *keys.Ring { return a.keys.Load() },
+		Log: a.wal, Ack: a.ack(), Keys: func() *keys.Ring { return a.keys.Load() },
 		Shards: a.install.Shards, Groups: a.install.Groups,
 		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Audiences: pages{a}, Visitors: pages{a},
 		Strings:        a.readStrings,

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/ebb-dmp/ebb/cmd/ebb/config"
 	"github.com/ebb-dmp/ebb/lookalike"
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
@@ -18,25 +20,9 @@ import (
 // Fold folds all that is in the log when it is called. What comes meanwhile is
 // left to the fold's loop, or a busy log would keep the caller for ever.
 func (a *App) Fold(ctx context.Context) error {
-	target := retention.Position{}
-	for g := range taxonomy.Group(a.install.Groups) {
-		ends, err := a.wal.End(ctx, g, nil)
-		if err != nil {
-			return fmt.Errorf("read the log's ends: %w", err)
-		}
-		for _, e := range ends {
-			target[e.Writer] = max(target[e.Writer], e.Last)
-		}
-	}
-	for !a.fold.Position().Covers(target) {
-		n, err := a.fold.Poll(ctx)
-		if err != nil || n == 0 {
+	for _, g := range a.fold.list {
+		if err := a.foldGroup(ctx, g); err != nil {
 			return err
-		}
-		if a.fold.Due() {
-			if _, err := a.fold.Checkpoint(ctx); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -47,6 +33,9 @@ func (a *App) Fold(ctx context.Context) error {
 func (a *App) Build(ctx context.Context) (*audience.Built, error) {
 	a.building.Lock()
 	defer a.building.Unlock()
+	if err := a.mustLead("build"); err != nil {
+		return nil, err
+	}
 	if err := a.Fold(ctx); err != nil {
 		return nil, err
 	}
@@ -63,7 +52,7 @@ func (a *App) Build(ctx context.Context) (*audience.Built, error) {
 func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) {
 	c := a.catalog.Load()
 	a.builder.Scorer = lookalike.New(lookalike.Options{Profiling: c.inUse, Training: c.training, Audience: c.audiences.Audience, Tree: c.classifier.Forest()})
-	built, err := a.builder.Run(ctx, audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.lease.Term})
+	built, err := a.builder.Run(ctx, audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.term()})
 	if built == nil {
 		return nil, err
 	}
@@ -73,7 +62,7 @@ func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) 
 	for id, fault := range built.Faults {
 		a.log.Warn("audience could not be built and is empty", "audience", id, "error", fault)
 	}
-	a.current.Store(built.Generation)
+	a.newer(built.Generation)
 	if err := a.swapSeg(ctx); err != nil {
 		return built, err
 	}
@@ -94,7 +83,7 @@ func (a *App) swapSeg(ctx context.Context) error {
 		return nil
 	}
 	c, v := a.catalog.Load(), a.fold.View()
-	pages, err := audience.NewPages(ctx, g, c.audiences, a.generations.Members)
+	pages, err := a.pagesOf(ctx, g, c.audiences)
 	if errors.Is(err, retention.ErrCorrupt) || errors.Is(err, retention.ErrNotFound) {
 		a.log.Error("the members of the current generation cannot be read; pages keep the last ones until the next build", "error", err)
 		return nil
@@ -108,19 +97,27 @@ func (a *App) swapSeg(ctx context.Context) error {
 	}
 	st := &audience.PageState{Pages: pages, Ordinals: v, Catalog: c.audiences, Resolver: r}
 	st.Prepare()
+	if a.cluster != nil {
+		a.cluster.withdrawn.Store(slices.ContainsFunc(g.Sources, func(id taxonomy.SourceID) bool { return !slices.Contains(c.inUse, id) }))
+	}
 	a.seg.Swap(st)
 	return nil
 }
 
+// pagesOf turns a generation round, or returns the pages in force if they are of
+// the same and of the same definitions.
+func (a *App) pagesOf(ctx context.Context, g *audience.Generation, c *audience.Catalog) (*audience.Pages, error) {
+	if st := a.seg.State(); st != nil && st.Catalog == c && st.Pages.Generation() == g {
+		return st.Pages, nil
+	}
+	return audience.NewPages(ctx, g, c, a.generations.Members)
+}
+
 // overlay is what the fold knows beyond the generation.
-type overlay struct{ f *fold.Fold }
+type overlay struct{ a *App }
 
 func (o overlay) Touched(k taxonomy.VisitorKey) ([]taxonomy.Column, query.Facts, bool) {
-	cols, facts, ok := o.f.Touched(k)
-	if !ok {
-		return nil, nil, false
-	}
-	return cols, facts, true
+	return o.a.fold.touched(k, o.a.install.Shards)
 }
 
 // Deliver delivers the current generation to a destination.
@@ -196,7 +193,6 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
-	a.life.run("fold's loop", a.foldLoop)
 	a.life.run("definitions' loop", func(ctx context.Context) error {
 		return a.every(ctx, time.Second, "read definitions", func(ctx context.Context) error {
 			if _, err := a.defs.Refresh(ctx); err != nil {
@@ -205,27 +201,69 @@ func (a *App) Start() error {
 			return a.refresh(ctx)
 		})
 	})
-	a.life.run("lease's loop", func(ctx context.Context) error {
-		return a.every(ctx, leaseLife/3, "renew the builder's lease", func(ctx context.Context) error {
-			return a.store.Leases().Renew(ctx, a.lease)
+	if a.cluster == nil {
+		a.life.run("fold's loop", a.foldLoop)
+		a.life.run("lease's loop", func(ctx context.Context) error {
+			return a.every(ctx, a.leaseLife()/3, "renew the builder's lease", a.renewLeases)
 		})
-	})
-	buildOnce := func(ctx context.Context) error { _, err := a.Build(ctx); return err }
+	} else {
+		a.startCluster()
+	}
+	if a.cfg.Has(config.RoleBuilder) {
+		a.startBuilding(build, midnight, nightly)
+	}
+	if a.cfg.Has(config.RoleDeliver) {
+		a.startDelivering(deliver)
+	}
+	return nil
+}
+
+// startBuilding starts what the node does that leads: others wait for their turn.
+func (a *App) startBuilding(build, midnight, nightly Schedule) {
+	ifLeading := func(fn func(context.Context) error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if !a.leads() {
+				return nil
+			}
+			return fn(ctx)
+		}
+	}
+	buildOnce := ifLeading(func(ctx context.Context) error { _, err := a.Build(ctx); return err })
 	a.life.run("builder", func(ctx context.Context) error { return a.onSchedule(ctx, build, "build", buildOnce) })
 	a.life.run("midnight's build", func(ctx context.Context) error { // R21
 		return a.onSchedule(ctx, midnight, "build at midnight", buildOnce)
 	})
-	a.life.run("deliverer", func(ctx context.Context) error { return a.onSchedule(ctx, deliver, "deliver", a.DeliverAll) })
-	a.life.run("nightly pass", func(ctx context.Context) error { return a.onSchedule(ctx, nightly, "nightly pass", a.Nightly) })
-	a.life.run("eraser", func(ctx context.Context) error { return a.every(ctx, 10*time.Second, "erase", a.eraseSoon) })
-	return nil
+	a.life.run("nightly pass", func(ctx context.Context) error {
+		return a.onSchedule(ctx, nightly, "nightly pass", ifLeading(a.Nightly))
+	})
+	a.life.run("eraser", func(ctx context.Context) error { return a.every(ctx, 10*time.Second, "erase", ifLeading(a.eraseSoon)) })
 }
 
-// foldLoop follows the log and makes checkpoints when they are due (R6).
+// startDelivering starts deliveries by the schedule, of which one node of a
+// cluster makes each.
+func (a *App) startDelivering(deliver Schedule) {
+	if a.cluster != nil {
+		a.life.run("deliverer's lease", func(ctx context.Context) error {
+			return a.every(ctx, a.leaseLife()/4, "keep the deliverer's lease", a.tendDeliveries)
+		})
+	}
+	a.life.run("deliverer", func(ctx context.Context) error {
+		return a.onSchedule(ctx, deliver, "deliver", func(ctx context.Context) error {
+			if !a.mayDeliver() {
+				return nil
+			}
+			return a.DeliverAll(ctx)
+		})
+	})
+}
+
+// foldLoop follows the log of the embedded store and makes checkpoints when they
+// are due (R6).
 func (a *App) foldLoop(ctx context.Context) error {
 	last := a.env.Now()
+	f := a.fold.list[0].fold.Load()
 	for {
-		n, err := a.fold.Poll(ctx)
+		n, err := f.Poll(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()

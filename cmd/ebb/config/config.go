@@ -11,6 +11,8 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -20,14 +22,19 @@ import (
 type Config struct {
 	Data         string         `key:"data" value:"DIR" default:"ebb-data" help:"The data directory. It is locked while a program uses it."`
 	Keys         string         `key:"keys" value:"FILE" help:"The file of secret keys, mode 0600, outside the data directory and its backups. Default: the data directory's name with .keys.json behind it. Lost keys orphan the data."`
-	Store        string         `key:"store" value:"embedded" default:"embedded" help:"Where data is kept. This version has one store, embedded in the data directory."`
-	Ack          string         `key:"ack" value:"local" default:"local" help:"How far an event must have come before its request is answered: local (fsynced in this node's log)."`
+	Store        string         `key:"store" value:"STORE" default:"embedded" help:"Where data is kept: embedded (in the data directory) or cassandra (see cassandra.hosts; the data directory then holds this node's log)."`
+	Ack          string         `key:"ack" value:"LEVEL" default:"local" help:"How far an event must have come before its request is answered: local (fsynced in this node's log) or quorum (also in Cassandra at LOCAL_QUORUM; after 500 ms the answer says local)."`
+	Node         string         `key:"node" value:"NAME" default:"ebb" help:"What this node is called in messages and leases, for people to read."`
+	Roles        Words          `key:"roles" value:"ROLE,…" default:"edge,builder,api,deliver" help:"What this node does in a cluster: edge (public listener), builder (folds and builds), api (API and console), deliver (partner listener and deliveries). Alone, a node does all."`
+	Shards       int            `key:"shards" value:"N" default:"0" help:"Into how many parts visitors are divided. Fixed by ebb init: 1 for the embedded store, 64 in a cluster, which 0 stands for."`
+	Groups       int            `key:"groups" value:"N" default:"1" help:"How many groups of shards there are, each folded by one node at a time. Fixed by ebb init; more than one needs a cluster."`
 	PublicOrigin string         `key:"public_origin" value:"URL" help:"Scheme, host and port under which browsers reach the public listener, such as https://data.shop.example. Default: localhost and the port of listen.public."`
 	Proxies      []netip.Prefix `key:"trusted_proxies" value:"CIDR,…" help:"Networks whose X-Forwarded-For is believed. Default: none, and the peer's address counts."`
 	AdminKey     string         `key:"admin_key" value:"KEY" secret:"true" help:"The admin key with which commands speak to a running server. Better given as EBB_ADMIN_KEY than in a file."`
 
 	Listen     Listen     `key:"listen"`
 	TLS        TLS        `key:"tls"`
+	Cassandra  Cassandra  `key:"cassandra"`
 	Log        Log        `key:"log"`
 	Checkpoint Checkpoint `key:"checkpoint"`
 	Build      Schedule   `key:"build" schedule:"* * * * *" about:"When audiences are built and a generation is published. One is built at 00:00 UTC besides (R21)."`
@@ -41,6 +48,61 @@ type Config struct {
 	ExportFloor     int    `key:"export_floor" value:"N" default:"1000" help:"The smallest audience that is delivered; a smaller one is delivered empty."`
 	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"1200" help:"How many new visitors one class of addresses (a /24, or a /48 of IPv6) may make in a minute."`
 	ErasuresJournal string `key:"erasures_journal" value:"FILE" help:"A second place for the journal of erasures, best on another disk. A restore needs the journal."`
+}
+
+// Cassandra is the cluster that holds the data when store is cassandra.
+type Cassandra struct {
+	Hosts       Words         `key:"hosts" value:"HOST,…" help:"Nodes of the cluster, host or host:port; the others are learnt from them."`
+	Keyspace    string        `key:"keyspace" value:"NAME" default:"ebb" help:"The keyspace, which ebb migrate up makes."`
+	DataCenter  string        `key:"data_center" value:"NAME" help:"The data centre that this node of Ebb belongs to, as nodetool status calls it."`
+	Replication Words         `key:"replication" value:"DC:N,…" help:"Copies in each data centre, for ebb migrate up when it makes the keyspace. Default: 3 in cassandra.data_center."`
+	Buckets     int           `key:"buckets" value:"N" default:"1024" help:"Into how many partitions each week of events is divided. Fixed by ebb migrate up."`
+	User        string        `key:"user" value:"NAME" help:"Who signs in to Cassandra; empty for no authentication."`
+	Password    string        `key:"password" value:"PASSWORD" secret:"true" help:"The password of cassandra.user. Better given as EBB_CASSANDRA_PASSWORD than in a file."`
+	CA          string        `key:"ca" value:"FILE" help:"A file of certificates in PEM that sign those of the cluster's nodes. With it connections use TLS."`
+	Lease       time.Duration `key:"lease" value:"DURATION" default:"10s" help:"How long a builder may be silent before another node takes its place, and a node before its log is closed by others."`
+}
+
+// Copies returns cassandra.replication by data centre.
+func (c *Cassandra) Copies() (map[string]int, error) {
+	if len(c.Replication) == 0 {
+		return map[string]int{c.DataCenter: 3}, nil
+	}
+	out := map[string]int{}
+	for _, w := range c.Replication {
+		dc, n, ok := strings.Cut(w, ":")
+		copies, err := strconv.Atoi(n)
+		if !ok || dc == "" || err != nil || copies < 1 {
+			return nil, fmt.Errorf("%q is no replication; want the data centre's name and a number, such as dc1:3", w)
+		}
+		out[dc] = copies
+	}
+	return out, nil
+}
+
+// The roles of a node.
+const (
+	RoleEdge    = "edge"
+	RoleBuilder = "builder"
+	RoleAPI     = "api"
+	RoleDeliver = "deliver"
+)
+
+// Has reports whether this node has a role.
+func (c *Config) Has(role string) bool { return slices.Contains(c.Roles, role) }
+
+// Cluster reports whether data is kept in a cluster.
+func (c *Config) Cluster() bool { return c.Store == "cassandra" }
+
+// Parts returns the number of shards that a new installation gets.
+func (c *Config) Parts() int {
+	switch {
+	case c.Shards > 0:
+		return c.Shards
+	case c.Cluster():
+		return 64
+	}
+	return 1
 }
 
 // Geo is where the countries of addresses are known from.

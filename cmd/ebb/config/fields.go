@@ -14,8 +14,17 @@ type Field struct {
 	Default string // as text; empty where the default is worked out
 	Help    string
 	Secret  bool // its value is never printed
+	List    bool // in YAML it may be a sequence
 
 	index []int // its place in Config
+}
+
+// Entry is what one element of a list is called.
+func (f *Field) Entry() string {
+	if f.Key == "trusted_proxies" {
+		return "network"
+	}
+	return strings.ToLower(strings.TrimSuffix(f.Value, ",…"))
 }
 
 // fields are all settings in the order in which they are printed.
@@ -52,6 +61,7 @@ func collect(t reflect.Type, prefix string, index []int) (out []Field) {
 			Default: f.Tag.Get("default"),
 			Help:    f.Tag.Get("help"),
 			Secret:  f.Tag.Get("secret") == "true",
+			List:    f.Type.Kind() == reflect.Slice,
 			index:   at,
 		})
 	}

@@ -25,20 +25,7 @@ func (l *loader) validate(checkSchedule func(string) error) {
 	if c.ErasuresJournal != "" && within(c.ErasuresJournal, c.Data) {
 		l.wrong("erasures_journal", "%s lies in the data directory, which has a journal already; name a second place, best on another disk", c.ErasuresJournal)
 	}
-	switch c.Store {
-	case "embedded":
-	case "cassandra":
-		l.wrong("store", "this version keeps data in the embedded store only; Cassandra comes with a later one. Set store: embedded")
-	default:
-		l.wrong("store", "%q is no store; set store: embedded", c.Store)
-	}
-	switch c.Ack {
-	case "local":
-	case "quorum":
-		l.wrong("ack", "quorum needs a cluster's store, and the embedded store is one node; set ack: local")
-	default:
-		l.wrong("ack", "%q is no level; set ack: local", c.Ack)
-	}
+	l.store(c)
 	l.addresses(c)
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		set, missing := "tls.cert", "tls.key"

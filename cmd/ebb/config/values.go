@@ -46,6 +46,11 @@ func ParseBytes(s string) (Bytes, error) {
 	return Bytes(n) * size, nil
 }
 
+// Words is a list of words. As text they are separated by commas.
+type Words []string
+
+func (w Words) String() string { return strings.Join(w, ",") }
+
 // set reads text into the setting at v.
 func set(v reflect.Value, text string) error {
 	switch p := v.Addr().Interface().(type) {
@@ -76,6 +81,13 @@ func set(v reflect.Value, text string) error {
 			return fmt.Errorf("%q is no duration; want a number with a unit, such as 30s or 5m", text)
 		}
 		*p = d
+	case *Words:
+		*p = nil
+		for word := range strings.SplitSeq(text, ",") {
+			if word = strings.TrimSpace(word); word != "" {
+				*p = append(*p, word)
+			}
+		}
 	case *[]netip.Prefix:
 		list, err := parsePrefixes(text)
 		if err != nil {

@@ -80,11 +80,11 @@ func (l *loader) scalar(f *Field, v *yaml.Node, o Origin) {
 		l.fault(o, "%s has no value; remove the line to have the default", f.Key)
 	case v.Kind == yaml.ScalarNode:
 		l.set(f, v.Value, o)
-	case v.Kind == yaml.SequenceNode && f.Key == "trusted_proxies":
+	case v.Kind == yaml.SequenceNode && f.List:
 		words := make([]string, 0, len(v.Content))
 		for _, e := range v.Content {
 			if e.Kind != yaml.ScalarNode {
-				l.fault(Origin{Place: "file", Name: o.Name, Line: e.Line}, "%s: an entry is one network", f.Key)
+				l.fault(Origin{Place: "file", Name: o.Name, Line: e.Line}, "%s: an entry is one %s", f.Key, f.Entry())
 				return
 			}
 			words = append(words, e.Value)

@@ -1,0 +1,454 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+const (
+	// clusterPoll is how often the log of the cluster and heads are looked at.
+	clusterPoll = 200 * time.Millisecond
+	// ownPoll is how often a node that follows a group looks at its own log.
+	ownPoll = 50 * time.Millisecond
+	// lookEvery is how often a node looks for a newer checkpoint or generation, and
+	// for a lease that is free.
+	lookEvery = time.Second
+	// troublePause is how long a loop waits that met an error.
+	troublePause = time.Second
+)
+
+// lives reports whether a tenure may be relied on: it was renewed less than half
+// its life ago, by our own clock. Whoever was frozen finds that it may not.
+func (a *App) lives(t *tenure) bool {
+	since := a.env.millis() - taxonomy.Millis(t.renewed.Load())
+	return since >= 0 && since < taxonomy.Millis(a.leaseLife()/2/time.Millisecond)
+}
+
+// leads reports whether this node may build generations: it has the lease of
+// group 0. With the embedded store it always does.
+func (a *App) leads() bool {
+	t := a.fold.list[0].tenure.Load()
+	return t != nil && (a.cluster == nil || a.lives(t))
+}
+
+// mustLead is leads for commands.
+func (a *App) mustLead(what string) error {
+	if a.leads() {
+		return nil
+	}
+	return fmt.Errorf("%s: %w; it builds by its schedule", what, errNotBuilder)
+}
+
+var errNotBuilder = errors.New("another node of the cluster holds the builder's lease")
+
+// renewLeases renews what this node holds. What another has taken is given up.
+func (a *App) renewLeases(ctx context.Context) error {
+	var errs []error
+	for _, g := range a.fold.list {
+		t := g.tenure.Load()
+		if t == nil {
+			continue
+		}
+		asked := a.env.millis()
+		err := a.store.Leases().Renew(ctx, t.lease)
+		if err == nil {
+			t.renewed.Store(int64(asked))
+			continue
+		}
+		if a.cluster != nil && errors.Is(err, retention.ErrHeld) {
+			err = a.lose(ctx, g, t, err)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// lose ends a tenure: from here on the group is followed.
+func (a *App) lose(ctx context.Context, g *group, t *tenure, why error) error {
+	if !g.tenure.CompareAndSwap(t, nil) {
+		return nil // it was lost already
+	}
+	a.log.Warn("another node builds from here on", "group", g.n, "why", why)
+	return a.follow(ctx, g)
+}
+
+// follow replaces what this node knows of a group by the last checkpoint, and
+// what its own log has beyond it.
+func (a *App) follow(ctx context.Context, g *group) error {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	own := &ownRecords{last: map[taxonomy.VisitorKey]taxonomy.Ref{}}
+	o := a.foldOptions(g.n, 0)
+	o.OnErased = nil
+	o.Log = ownLog{a.wal, a}
+	o.OnFolded = own.folded
+	for tries := 1; ; tries++ {
+		before := g.fold.Load()
+		f, err := fold.Follow(ctx, o, before)
+		if errors.Is(err, retention.ErrNotFound) && tries < 5 {
+			continue // a newer one replaced it meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		g.fold.Store(f)
+		a.cluster.own[g.n].Store(own)
+		if before != nil {
+			err = before.Close()
+		}
+		// This node's files keep what no checkpoint covers.
+		return errors.Join(err, a.wal.Trim(ctx, g.n, f.View().Position()))
+	}
+}
+
+// ownRecords is the last record of each visitor in this node's log, of those
+// beyond the followed checkpoint.
+type ownRecords struct {
+	mu   sync.RWMutex
+	last map[taxonomy.VisitorKey]taxonomy.Ref
+}
+
+func (o *ownRecords) folded(_ context.Context, about []fold.Folded) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, f := range about {
+		o.last[f.Visitor] = f.Last
+	}
+	return nil
+}
+
+func (o *ownRecords) of(k taxonomy.VisitorKey) (taxonomy.Ref, bool) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	r, ok := o.last[k]
+	return r, ok
+}
+
+// startCluster starts the loops that the nodes of a cluster have.
+func (a *App) startCluster() {
+	for _, g := range a.fold.list {
+		a.life.run(fmt.Sprintf("loop of group %d", g.n), func(ctx context.Context) error { return a.tend(ctx, g) })
+	}
+	a.life.run("generations' loop", func(ctx context.Context) error {
+		return a.every(ctx, lookEvery, "look for a newer generation", a.followGenerations)
+	})
+	a.life.run("erasures' loop", a.followErasuresLoop)
+	a.life.run("watch", func(ctx context.Context) error {
+		return a.every(ctx, watchEvery, "watch the cluster", a.watch)
+	})
+}
+
+// tend is the life of a group on this node: it folds it while it holds the lease,
+// and else follows it, ready to take the lease when it is free.
+func (a *App) tend(ctx context.Context, g *group) error {
+	d := tending{a: a, g: g, saved: a.env.Now()}
+	failing := false
+	for ctx.Err() == nil {
+		pause, err := d.step(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			if !failing {
+				a.log.Error("a group stands still; it is tried again", "group", g.n, "error", err)
+			}
+			pause = troublePause
+		} else if failing {
+			a.log.Info("the group goes on", "group", g.n)
+		}
+		failing = err != nil
+		if pause > 0 && !a.wait(ctx, pause) {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+// tending is what tend remembers of one group.
+type tending struct {
+	a      *App
+	g      *group
+	saved  time.Time // when the last checkpoint was made
+	looked time.Time // for a checkpoint, or for writers that are gone
+}
+
+// step does what is next and returns how long to wait after it.
+func (d *tending) step(ctx context.Context) (time.Duration, error) {
+	if t := d.g.tenure.Load(); t != nil {
+		return d.build(ctx, t)
+	}
+	return d.follow(ctx)
+}
+
+// build folds what is new, and commits what is due.
+func (d *tending) build(ctx context.Context, t *tenure) (time.Duration, error) {
+	a, g := d.a, d.g
+	if !a.lives(t) {
+		// Not renewed for half its life: the renewals know whether it is lost. Until
+		// then nothing is done under it.
+		return clusterPoll, nil
+	}
+	f := g.fold.Load()
+	n, err := f.Poll(ctx)
+	if errors.Is(err, fold.ErrStopped) {
+		return 0, errors.Join(err, a.giveUp(ctx, g, t, err))
+	}
+	if err != nil {
+		return 0, err
+	}
+	now := a.env.Now()
+	if f.Due() || f.Changed() && now.Sub(d.saved) >= a.cfg.Checkpoint.Interval {
+		_, err := f.Checkpoint(ctx)
+		if errors.Is(err, retention.ErrConflict) {
+			return 0, a.lose(ctx, g, t, err)
+		}
+		if err != nil {
+			return 0, err
+		}
+		d.saved = now
+	}
+	if now.Sub(d.looked) >= a.leaseLife()/4 {
+		d.looked = now
+		if err := a.closeDead(ctx, g); err != nil {
+			return 0, err
+		}
+	}
+	if n > 0 {
+		return 0, nil
+	}
+	return clusterPoll, nil
+}
+
+// giveUp gives a lease back, so that a fold that can only be opened anew is, here
+// or on another node.
+func (a *App) giveUp(ctx context.Context, g *group, t *tenure, why error) error {
+	return errors.Join(a.lose(ctx, g, t, why), a.store.Leases().Release(ctx, t.lease))
+}
+
+// closeDead closes the writers of nodes that have been silent for longer than a
+// lease's life, so that the fold's clock does not wait for them (R4, R7).
+func (a *App) closeDead(ctx context.Context, g *group) error {
+	ends, err := a.wal.End(ctx, g.n, g.fold.Load().Position())
+	if err != nil {
+		return fmt.Errorf("look for writers that are gone: %w", err)
+	}
+	own, old := a.cluster.log.Writer(), a.env.millis()-taxonomy.Millis(a.leaseLife()/time.Millisecond)
+	for _, e := range ends {
+		if !e.Open || e.Writer == own || e.Time > old {
+			continue
+		}
+		end, err := a.wal.CloseWriter(ctx, g.n, e.Writer)
+		switch {
+		case errors.Is(err, retention.ErrHeld):
+		case err != nil:
+			return err
+		default:
+			a.log.Info("closed the log of a node that is gone", "writer", e.Writer, "group", g.n, "end", end)
+		}
+	}
+	return nil
+}
+
+// follow takes in what this node's log has, looks for a newer checkpoint, and
+// takes the lease if it is free.
+func (d *tending) follow(ctx context.Context) (time.Duration, error) {
+	a, g := d.a, d.g
+	f := g.fold.Load()
+	if now := a.env.Now(); now.Sub(d.looked) >= lookEvery || !f.Following() {
+		d.looked = now
+		taken, err := a.take(ctx, g)
+		if err != nil && !errors.Is(err, retention.ErrHeld) {
+			return 0, err
+		}
+		if taken {
+			a.log.Info("this node builds from here on", "group", g.n)
+			d.saved = now
+			return 0, a.swapSeg(ctx)
+		}
+		number, err := fold.Latest(ctx, a.store.Keyed(), g.n)
+		if err != nil {
+			return 0, err
+		}
+		if !f.Following() || number > f.View().Number() {
+			if err := a.follow(ctx, g); err != nil {
+				return 0, err
+			}
+			return 0, a.swapSeg(ctx)
+		}
+	}
+	n, err := f.Poll(ctx)
+	if errors.Is(err, fold.ErrStopped) {
+		// Its own log and the checkpoint do not fit; the builder's lists hold until
+		// the next.
+		return lookEvery, errors.Join(err, a.follow(ctx, g))
+	}
+	if err != nil || n > 0 {
+		return 0, err
+	}
+	return ownPoll, nil
+}
+
+// foldGroup folds all that the log of a group has when it is called, or waits
+// until the node that builds it has folded what this node's log has.
+func (a *App) foldGroup(ctx context.Context, g *group) error {
+	if !g.builds() {
+		return a.awaitGroup(ctx, g)
+	}
+	target := retention.Position{}
+	ends, err := a.wal.End(ctx, g.n, nil)
+	if err != nil {
+		return fmt.Errorf("read the log's ends: %w", err)
+	}
+	for _, e := range ends {
+		target[e.Writer] = max(target[e.Writer], e.Last)
+	}
+	f := g.fold.Load()
+	for !f.Position().Covers(target) {
+		n, err := f.Poll(ctx)
+		if err != nil || n == 0 {
+			return err
+		}
+		if f.Due() {
+			if _, err := f.Checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitGroup waits until a checkpoint of the builder covers what this node's log
+// has now.
+func (a *App) awaitGroup(ctx context.Context, g *group) error {
+	own := a.cluster.log.Writer()
+	ends, err := a.local().End(ctx, g.n, nil)
+	if err != nil {
+		return fmt.Errorf("read the log's ends: %w", err)
+	}
+	last := uint64(0)
+	for _, e := range ends {
+		if e.Writer == own {
+			last = e.Last
+		}
+	}
+	for {
+		if g.builds() {
+			return a.foldGroup(ctx, g)
+		}
+		f := g.fold.Load()
+		if f.View().Position()[own] >= last {
+			return nil
+		}
+		number, err := fold.Latest(ctx, a.store.Keyed(), g.n)
+		if err != nil {
+			return err
+		}
+		if number > f.View().Number() {
+			if err := a.follow(ctx, g); err != nil {
+				return err
+			}
+			continue
+		}
+		if !a.wait(ctx, clusterPoll) {
+			return fmt.Errorf("wait for the builder of group %d: %w", g.n, ctx.Err())
+		}
+	}
+}
+
+// followGenerations takes in the newest published generation.
+func (a *App) followGenerations(ctx context.Context) error {
+	refs, err := a.generations.List(ctx)
+	if err != nil || len(refs) == 0 {
+		return err
+	}
+	if g := a.current.Load(); g != nil && (refs[0].Epoch < g.Epoch || refs[0].Epoch == g.Epoch && refs[0].Number <= g.Number) {
+		return nil
+	}
+	g, err := a.generations.Open(ctx, refs[0])
+	if err != nil {
+		return err
+	}
+	a.newer(g)
+	return a.swapSeg(ctx)
+}
+
+// newer makes g the current generation, unless a later one is.
+func (a *App) newer(g *audience.Generation) {
+	for {
+		old := a.current.Load()
+		if old != nil && (old.Epoch > g.Epoch || old.Epoch == g.Epoch && old.Number >= g.Number) {
+			return
+		}
+		if a.current.CompareAndSwap(old, g) {
+			return
+		}
+	}
+}
+
+// tendDeliveries keeps the lease under which one node delivers by the schedule.
+func (a *App) tendDeliveries(ctx context.Context) error {
+	c := a.cluster
+	asked := a.env.millis()
+	if t := c.delivers.Load(); t != nil {
+		err := a.store.Leases().Renew(ctx, t.lease)
+		switch {
+		case err == nil:
+			t.renewed.Store(int64(asked))
+		case errors.Is(err, retention.ErrHeld):
+			c.delivers.Store(nil)
+		}
+		return err
+	}
+	lease, err := a.store.Leases().Take(ctx, deliverLease, a.cfg.Node, a.leaseLife())
+	if errors.Is(err, retention.ErrHeld) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t := &tenure{lease: lease}
+	t.renewed.Store(int64(asked))
+	c.delivers.Store(t)
+	return nil
+}
+
+const deliverLease = "deliverer"
+
+// mayDeliver reports whether this node delivers by the schedule.
+func (a *App) mayDeliver() bool {
+	if a.cluster == nil {
+		return true
+	}
+	t := a.cluster.delivers.Load()
+	return t != nil && a.lives(t)
+}
+
+// ack is how far an event must have come before its request is answered.
+func (a *App) ack() retention.Ack {
+	if a.cfg.Ack == "quorum" {
+		return retention.AckQuorum
+	}
+	return retention.AckLocal
+}
+
+// joinCluster takes in what other nodes have told, and begins to renew.
+func (a *App) joinCluster(ctx context.Context) error {
+	if err := a.followErasures(ctx, a.env.millis()-erasureLife); err != nil {
+		return err
+	}
+	if err := a.watch(ctx); err != nil {
+		return err
+	}
+	a.life.run("leases' loop", func(ctx context.Context) error {
+		return a.every(ctx, a.leaseLife()/4, "renew what this node builds", a.renewLeases)
+	})
+	return nil
+}
