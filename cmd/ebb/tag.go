@@ -22,16 +22,20 @@ type tagCommand struct {
 type tagSnippetCommand struct {
 	Site string `arg:"" help:"The site's ID."`
 	Host string `placeholder:"URL" help:"Origin of the public listener, as browsers reach it. Default: the setting public_origin."`
+	For  string `enum:"plain,datalayer,gtm,shopify,woocommerce,magento,shopware" default:"plain" placeholder:"SHOP" help:"What the pages are made with: plain, datalayer, gtm, shopify, woocommerce, magento, shopware."`
 	SRI  bool   `name:"sri" help:"A version that never changes, with its integrity hash."`
 }
 
 func (tagSnippetCommand) Help() string {
 	return `Prints the two lines that bring the tag into a page: the queue, which takes calls until the tag is there, and the tag itself. Paste them into the head of every page. The console shows the same for each site.
 
+With --for it prints what a shop pastes, which also tells products, carts and orders, and takes the visitor's answer where the shop keeps it.
+
 Examples:
 
     ebb tag snippet shop --host https://data.shop.example
-    ebb tag snippet shop --sri    # a version that never changes, with its integrity hash`
+    ebb tag snippet shop --sri    # a version that never changes, with its integrity hash
+    ebb tag snippet shop --for woocommerce`
 }
 
 // Run prints the snippet.
@@ -45,11 +49,11 @@ func (s tagSnippetCommand) Run(c *cli.Context) error {
 			return cli.Usage(errors.New("where browsers reach the public listener is not known; name it with --host, or set public_origin"))
 		}
 	}
-	text := tagserver.Snippet
-	if s.SRI {
-		text = tagserver.FrozenSnippet
+	text, err := tagserver.SnippetFor(s.For, strings.TrimSuffix(s.Host, "/"), s.Site, s.SRI)
+	if err != nil {
+		return cli.Usage(err)
 	}
-	_, err := io.WriteString(c.Stdout, text(strings.TrimSuffix(s.Host, "/"), s.Site))
+	_, err = io.WriteString(c.Stdout, text)
 	return err
 }
 
