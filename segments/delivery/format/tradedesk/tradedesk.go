@@ -1,5 +1,5 @@
-// Package tradedesk is The Trade Desk's third-party data: JSON bodies of POST
-// /data/thirdparty.
+// Package tradedesk is The Trade Desk's third-party data and its advertisers'
+// own: JSON bodies of POST /data/thirdparty and /data/advertiser.
 package tradedesk
 
 import (
@@ -19,13 +19,32 @@ import (
 //go:embed facts.yaml
 var factsYAML []byte
 
-var known = format.MustParse(factsYAML)
+//go:embed advertiser.yaml
+var advertiserYAML []byte
+
+var (
+	known           = format.MustParse(factsYAML)
+	knownAdvertiser = format.MustParse(advertiserYAML)
+)
+
+// Advertiser is the entry of Destination.Account with the advertiser's ID.
+const Advertiser = "AdvertiserId"
 
 // DataProvider is the entry of Destination.Account with our ID at The Trade Desk.
 const DataProvider = "DataProviderId"
 
-// Format is the format. The zero value is ready.
-type Format struct{}
+// Format is the format. The zero value is third-party data.
+type Format struct {
+	// Advertiser: the data is an advertiser's own.
+	Advertiser bool
+}
+
+func (f Format) known() *format.Facts {
+	if f.Advertiser {
+		return &knownAdvertiser
+	}
+	return &known
+}
 
 var (
 	_ delivery.Format  = Format{}
@@ -35,12 +54,19 @@ var (
 )
 
 // Facts are those of facts.yaml.
-func (Format) Facts() delivery.FormatFacts { return known.Format() }
+func (f Format) Facts() delivery.FormatFacts { return f.known().Format() }
 
 // Check wants our ID, and no more calls at once than they allow.
-func (Format) Check(d *delivery.Destination) error {
+func (f Format) Check(d *delivery.Destination) error {
 	var errs []error
-	if d.Account[DataProvider] == "" {
+	if f.Advertiser {
+		if d.Account[Advertiser] == "" {
+			errs = append(errs, taxonomy.Invalid("account", "has no %q: the advertiser's ID, from the platform", Advertiser))
+		}
+		if d.IDs != delivery.ByMatch {
+			errs = append(errs, taxonomy.Invalid("ids", "want %q: an advertiser's data has no place for an ID of ours, so it goes to whom a sync knows", delivery.ByMatch))
+		}
+	} else if d.Account[DataProvider] == "" {
 		errs = append(errs, taxonomy.Invalid("account", "has no %q: your ID as a data provider, from your account manager", DataProvider))
 	}
 	if n, most := d.Push.Concurrency, known.Limits["concurrency"]; n > most {
@@ -53,12 +79,22 @@ func (Format) Check(d *delivery.Destination) error {
 }
 
 // New begins a body.
-func (Format) New(f delivery.FileInfo) delivery.Encoder {
-	e := &encoder{field: "DataProviderUserId", delay: f.Delay}
-	if f.IDs == delivery.ByMatch {
+func (format Format) New(f delivery.FileInfo) delivery.Encoder {
+	e := &encoder{field: "DataProviderUserId", info: f}
+	if format.Advertiser || f.IDs == delivery.ByMatch {
 		e.field = "TDID"
 	}
-	e.head = append(appendString([]byte(`{"DataProviderId":`), f.Account[DataProvider]), `,"Items":[`...)
+	provider := f.Account[DataProvider]
+	switch {
+	case !format.Advertiser:
+		e.head = appendString([]byte(`{"DataProviderId":`), provider)
+	default:
+		e.head = appendString([]byte(`{"AdvertiserId":`), f.Account[Advertiser])
+		if provider != "" {
+			e.head = appendString(append(e.head, `,"DataProviderId":`...), provider)
+		}
+	}
+	e.head = append(e.head, `,"Items":[`...)
 	e.stamp = f.Created.Time().UTC().Format("2006-01-02T15:04:05Z")
 	return e
 }
@@ -66,13 +102,14 @@ func (Format) New(f delivery.FileInfo) delivery.Encoder {
 type encoder struct {
 	field, stamp string
 	head         []byte // until it is written
-	delay        int
+	info         delivery.FileInfo
 	some         bool
 }
 
 // Append writes an item for each ID.
 func (e *encoder) Append(dst []byte, run delivery.Run, ids []string) ([]byte, error) {
-	if n := len(run.Audience); n > known.Limits["name"] {
+	name := e.info.Segment(run.Audience)
+	if n := len(name); n > known.Limits["name"] {
 		return dst, fmt.Errorf("trade desk: audience %.40s… has a name of %d bytes, at most %d are allowed", run.Audience, n, known.Limits["name"])
 	}
 	dst = e.begin(dst)
@@ -80,7 +117,7 @@ func (e *encoder) Append(dst []byte, run delivery.Run, ids []string) ([]byte, er
 	if !run.Remove {
 		// Whether their clock begins at TimestampUtc or when they have it is not
 		// said: so that a copy never outlives ours, both begin.
-		life = min(max(1, run.Minutes-e.delay), known.LifeMax)
+		life = min(max(1, run.Minutes-e.info.Delay), known.LifeMax)
 	}
 	for _, id := range ids {
 		if id == "" {
@@ -92,7 +129,7 @@ func (e *encoder) Append(dst []byte, run delivery.Run, ids []string) ([]byte, er
 		e.some = true
 		dst = append(append(append(dst, `{"`...), e.field...), `":`...)
 		dst = append(appendString(dst, id), `,"Data":[{"Name":`...)
-		dst = append(appendString(dst, string(run.Audience)), `,"TimestampUtc":"`...)
+		dst = append(appendString(dst, name), `,"TimestampUtc":"`...)
 		dst = append(append(dst, e.stamp...), `","TtlInMinutes":`...)
 		dst = append(strconv.AppendInt(dst, int64(life), 10), `}]}`...)
 	}

@@ -24,7 +24,11 @@ var created = taxonomy.MillisOf(time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC))
 // "nullable" where JSON Schema has a type of null.
 func published(t *testing.T, name string) *jsonschema.Schema {
 	t.Helper()
-	b, err := os.ReadFile("testdata/published/thirdparty-openapi.json")
+	file := "thirdparty"
+	if strings.HasPrefix(name, "Advertiser") {
+		file = "advertiser"
+	}
+	b, err := os.ReadFile("testdata/published/" + file + "-openapi.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +78,7 @@ func TestTheExemplaryBodyIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := tradedesk.Format{}.New(delivery.FileInfo{IDs: delivery.ByMatch, Created: created, Delay: 15, Account: map[string]string{"DataProviderId": "ebb"}})
+	e := (tradedesk.Format{}).New(delivery.FileInfo{IDs: delivery.ByMatch, Created: created, Delay: 15, Account: map[string]string{"DataProviderId": "ebb"}})
 	out, err := e.Append(nil, delivery.Run{Audience: "cars", Minutes: 43200}, []string{"0a1f6a3c-4c5e-4f0a-9d2b-6f1d2c3b4a59", "7b2e9d10-1f2a-4b3c-8d4e-5f60718293a4"})
 	if err == nil {
 		out, err = e.Append(out, delivery.Run{Audience: "cars", Remove: true}, []string{"c3d4e5f6-0718-4293-a4b5-c6d7e8f90a1b"})
@@ -93,7 +97,7 @@ func TestTheExemplaryBodyIsWritten(t *testing.T) {
 // Whatever the rows, The Trade Desk's document accepts the body, and another
 // reader of JSON finds the same rows in it.
 func TestEveryBodyIsWhatTheirDocumentAccepts(t *testing.T) {
-	schema := published(t, "ThirdPartyDataRequest")
+	schema, advertisers := published(t, "ThirdPartyDataRequest"), published(t, "AdvertiserDataRequest")
 	if valid(schema, []byte(`{"DataProviderId":"ebb","DataOrigins":[]}`)) == nil || valid(schema, []byte(`{"DataProviderId":"ebb","Items":[{"Data":[{"Name":"x","TtlInMinutes":"1"}]}]}`)) == nil {
 		t.Fatal("the document accepts everything: the test means nothing")
 	}
@@ -103,7 +107,11 @@ func TestEveryBodyIsWhatTheirDocumentAccepts(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		info := delivery.FileInfo{IDs: rapid.SampledFrom([]delivery.IDs{delivery.ByMatch, delivery.ByPseudonym}).Draw(t, "ids"), Created: created, Delay: rapid.IntRange(0, 15).Draw(t, "delay"), Account: map[string]string{"DataProviderId": rapid.StringN(1, 9, -1).Draw(t, "provider")}}
-		e := tradedesk.Format{}.New(info)
+		f := tradedesk.Format{Advertiser: rapid.Bool().Draw(t, "advertiser")}
+		if f.Advertiser {
+			info.IDs, info.Account["AdvertiserId"] = delivery.ByMatch, rapid.StringN(1, 9, -1).Draw(t, "advertiser's ID")
+		}
+		e := f.New(info)
 		var out []byte
 		var want []row
 		for range rapid.IntRange(0, 4).Draw(t, "runs") {
@@ -128,7 +136,11 @@ func TestEveryBodyIsWhatTheirDocumentAccepts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := valid(schema, out); err != nil {
+		theirs := schema
+		if f.Advertiser {
+			theirs = advertisers
+		}
+		if err := valid(theirs, out); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		var body struct {
@@ -202,5 +214,23 @@ func TestADestinationNamesOurIDThere(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is not named: %v", field, err)
 		}
+	}
+}
+
+func TestAnAdvertisersDataNamesTheAdvertiserAndGoesByTheirID(t *testing.T) {
+	d := &delivery.Destination{CredentialsFile: "ttd", IDs: delivery.ByPseudonym}
+	err := tradedesk.Format{Advertiser: true}.Check(d)
+	for _, field := range []string{"account", "AdvertiserId", "ids"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s is not named: %v", field, err)
+		}
+	}
+	d.IDs, d.Account = delivery.ByMatch, map[string]string{"AdvertiserId": "adv"}
+	if err := (tradedesk.Format{Advertiser: true}).Check(d); err != nil {
+		t.Fatal(err)
+	}
+	out, err := tradedesk.Format{Advertiser: true}.New(delivery.FileInfo{IDs: delivery.ByMatch, Created: created, Account: d.Account, Segments: map[taxonomy.AudienceID]string{"cars": "Car fans"}}).Append(nil, delivery.Run{Audience: "cars", Minutes: 60}, []string{"id"})
+	if err != nil || !strings.HasPrefix(string(out), `{"AdvertiserId":"adv","Items":[{"TDID":"id","Data":[{"Name":"Car fans",`) {
+		t.Fatalf("%s, %v", out, err)
 	}
 }
