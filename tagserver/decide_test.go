@@ -24,7 +24,7 @@ var (
 	handlersWithout  = map[string]string{
 		"handlePreflight": "reads no cookie", "handleOptIn": "only takes cookies away", "handleGPC": "the same bytes for everyone",
 		"handleReceiptKey": "the same bytes for everyone",
-		"handleTag": "the same bytes for everyone", "handleTagFrozen": "the same bytes for everyone",
+		"handleTag":        "the same bytes for everyone", "handleTagFrozen": "the same bytes for everyone",
 	}
 )
 

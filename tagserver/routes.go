@@ -67,6 +67,8 @@ func (s *Server) table() []Route {
 		{http.MethodGet, "/privacy/status", Public, AuthSite, s.handleStatus, Right{}},
 		{http.MethodGet, "/privacy/data", Public, AuthSite, s.handleKnown, Right{}},
 		{http.MethodPost, "/privacy/erase", Public, AuthOrigin, s.handleErase, Right{}},
+		{http.MethodPost, "/privacy/category", Public, AuthOrigin, s.handleCategory, Right{}},
+		{http.MethodGet, "/.well-known/ebb-receipts.json", Public, AuthOpen, s.handleReceiptKey, Right{}},
 		{http.MethodGet, "/.well-known/gpc.json", Public, AuthOpen, s.handleGPC, Right{}},
 	}
 }

@@ -1,5 +1,5 @@
-// Package geo tells the country of a network address from a file that the
-// operator supplies.
+// Package geo tells the country, and the region in it, of a network address from
+// a file that the operator supplies.
 package geo
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"time"
 
 	"github.com/oschwald/maxminddb-golang/v2"
 )
@@ -43,13 +44,38 @@ func Read(r io.Reader) (*DB, error) {
 // of the user and not that in which the network is registered. An address must be
 // whole; cut to its network it may be in another country or none.
 func (d *DB) Country(a netip.Addr) string {
+	country, _ := d.Place(a)
+	return country
+}
+
+// Place returns the country and the region: an ISO 3166-2 code such as "US-CA",
+// or "" if the file knows none (a file of countries never does). Region is the
+// coarsest part of a country, and nothing finer is ever read.
+func (d *DB) Place(a netip.Addr) (country, region string) {
 	a = a.Unmap().WithZone("")
 	if !a.IsValid() {
-		return ""
+		return "", ""
 	}
-	var code string
-	if err := d.reader.Lookup(a).DecodePath(&code, "country", "iso_code"); err != nil || len(code) != 2 {
-		return ""
+	found := d.reader.Lookup(a)
+	if err := found.DecodePath(&country, "country", "iso_code"); err != nil || !isCode(country, 2, 2) {
+		return "", ""
 	}
-	return code
+	var part string
+	if err := found.DecodePath(&part, "subdivisions", 0, "iso_code"); err != nil || !isCode(part, 1, 3) {
+		return country, ""
+	}
+	return country, country + "-" + part
 }
+
+// isCode reports whether s is so many capital letters or digits.
+func isCode(s string, least, most int) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'A' || c > 'Z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return len(s) >= least && len(s) <= most
+}
+
+// Built is when the publisher made the file.
+func (d *DB) Built() time.Time { return time.Unix(int64(d.reader.Metadata.BuildEpoch), 0).UTC() }

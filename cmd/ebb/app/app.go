@@ -71,7 +71,7 @@ type App struct {
 	refreshing sync.Mutex // held by whoever makes the next catalog
 	rules      ruleVersion
 	lists      lists
-	countries  *geo.DB // nil: unknown
+	countries  *geo.Live // nil: unknown
 	catalog    atomic.Pointer[catalog]
 
 	fold        *groups

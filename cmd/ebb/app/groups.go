@@ -249,7 +249,11 @@ func (a *App) foldOptions(n taxonomy.Group, term uint64) fold.Options {
 	return fold.Options{
 		Config: fold.Config{Shards: a.install.Shards, Groups: a.install.Groups, Group: n, Erasure: func(k taxonomy.VisitorKey) [16]byte { return a.keys.Load().Erasure(k) }},
 		Log:    a.wal, Events: a.store.Events(), Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
-		Rules:           func() fold.Classifier { return a.catalog.Load().classifier },
+		Rules:           func() fold.Classifier { return a.catalog.Load().newest() },
+		Compile:         compileText,
+		Part:            partOf,
+		Pace:            a.pace(),
+		Above:           a.above,
 		OnErased:        a.onErased,
 		Epoch:           a.install.Epoch,
 		Term:            term,

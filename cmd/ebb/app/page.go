@@ -50,7 +50,9 @@ func (p pages) Known(ctx context.Context, v taxonomy.VisitorKey) (k tagserver.Kn
 			k.Audiences = append(k.Audiences, cmp.Or(d.Title, string(id)))
 		}
 	}
+	said := newKnownCategories(c.classifier, p.Off(v))
 	err = p.a.store.Events().Visitor(ctx, v, today.Oldest(), today, func(e *retention.StoredEvent) error {
+		said.add(e)
 		ev := e.Record.Event
 		part := tagserver.KnownPart{Day: e.Day(), Site: string(e.Record.Site), What: ev.Kind.String(), Page: ev.URL, Till: e.Day() + taxonomy.RetentionDays - 1}
 		if ev.Name != "" {
@@ -64,6 +66,7 @@ func (p pages) Known(ctx context.Context, v taxonomy.VisitorKey) (k tagserver.Kn
 		}
 		return nil
 	})
+	k.Categories = said.list()
 	return k, err
 }
 

@@ -60,6 +60,7 @@ func (a *App) Serve(ctx context.Context) (s *Server, err error) {
 		}
 		return nil
 	})
+	a.followCountries()
 	certs, err := loadCerts(a.cfg.TLS)
 	if err != nil {
 		return nil, err

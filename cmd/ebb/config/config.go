@@ -107,7 +107,7 @@ func (c *Config) Parts() int {
 
 // Geo is where the countries of addresses are known from.
 type Geo struct {
-	File string `key:"file" value:"FILE" help:"A database of countries in MaxMind's format (MMDB), for sites whose consent goes by country. Without it the country is unknown, and unknown is strict. It is read when the server starts."`
+	File string `key:"file" value:"FILE" help:"A database of countries in MaxMind's format (MMDB), for sites whose consent goes by country. Without it the country is unknown, and unknown is strict. A newer file is taken within a minute; a broken one is refused, and the old one stays."`
 }
 
 // Consent is for whom the strings of consent platforms are read.
