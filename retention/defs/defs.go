@@ -70,6 +70,9 @@ type Store struct {
 func Open(ctx context.Context, keyed retention.Keyed, now func() taxonomy.Millis) (*Store, error) {
 	s := &Store{keyed: keyed, now: now}
 	s.snap.Store(&Snapshot{docs: map[key]Doc{}})
+	if _, err := s.finish(ctx); err != nil {
+		return nil, fmt.Errorf("open definitions: %w", err)
+	}
 	if _, err := s.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("open definitions: %w", err)
 	}
@@ -140,6 +143,9 @@ func (s *Store) Put(ctx context.Context, kind Kind, id string, body []byte, expe
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, err := s.finish(ctx); err != nil {
+		return 0, fmt.Errorf("put %s %s: %w", kind, id, err)
+	}
 	doc := Doc{Kind: kind, ID: id, Changed: s.now(), Body: slices.Clone(body)}
 	version, err := s.swap(ctx, key{kind, id}, encode(doc.Changed, body), expect)
 	if errors.Is(err, retention.ErrConflict) {
@@ -165,6 +171,9 @@ func (s *Store) Delete(ctx context.Context, kind Kind, id string, expect uint64)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, err := s.finish(ctx); err != nil {
+		return fmt.Errorf("delete %s %s: %w", kind, id, err)
+	}
 	if _, err := s.Get(ctx, kind, id); err != nil {
 		if errors.Is(err, retention.ErrNotFound) {
 			s.publish(key{kind, id}, nil)
@@ -234,21 +243,14 @@ func (s *Store) History(ctx context.Context, kind Kind, id string) ([]Doc, error
 
 // Refresh reads all documents again, since other nodes write too, and reports
 // whether the snapshot changed. They are few and small: reading them all is
-// simpler than telling others what changed, and cannot miss anything.
+// simpler than telling others what changed, and cannot miss anything. Of a set
+// that changes together (Apply) the snapshot has all or nothing.
 func (s *Store) Refresh(ctx context.Context) (changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	docs := map[key]Doc{}
-	for _, kind := range Kinds {
-		partition := string(kind)
-		err := s.keyed.Scan(ctx, space, &partition, func(it retention.Item) error {
-			d, err := decode(kind, it.Key.Item, it)
-			docs[key{kind, it.Key.Item}] = d
-			return err
-		})
-		if err != nil {
-			return false, fmt.Errorf("read definitions: %w", err)
-		}
+	docs, err := s.readAll(ctx)
+	if err != nil {
+		return false, fmt.Errorf("read definitions: %w", err)
 	}
 	old := s.snap.Load()
 	same := len(old.docs) == len(docs)
@@ -259,6 +261,53 @@ func (s *Store) Refresh(ctx context.Context) (changed bool, err error) {
 		s.snap.Store(&Snapshot{version: old.version + 1, docs: docs})
 	}
 	return !same, nil
+}
+
+// maxReads bounds how often sets that come meanwhile make a reader begin again.
+const maxReads = 10
+
+// readAll reads all documents, with a set that is being made laid over them.
+func (s *Store) readAll(ctx context.Context) (map[key]Doc, error) {
+	for range maxReads {
+		set, version, err := s.head(ctx)
+		if err != nil {
+			return nil, err
+		}
+		docs := map[key]Doc{}
+		for _, kind := range Kinds {
+			partition := string(kind)
+			err := s.keyed.Scan(ctx, space, &partition, func(it retention.Item) error {
+				d, err := decode(kind, it.Key.Item, it)
+				docs[key{kind, it.Key.Item}] = d
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		if !set.Done {
+			changes, err := s.pending(ctx, set)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range changes {
+				k := key{c.Kind, c.ID}
+				d, found := docs[k]
+				switch {
+				case c.Body == nil:
+					delete(docs, k)
+				case !found || d.Version <= c.Expect:
+					docs[k] = Doc{Kind: c.Kind, ID: c.ID, Version: c.Expect + 1, Changed: set.At, Body: c.Body}
+				}
+			}
+		}
+		if _, after, err := s.head(ctx); err != nil {
+			return nil, err
+		} else if after == version {
+			return docs, nil
+		}
+	}
+	return nil, fmt.Errorf("sets of definitions came %d times meanwhile: %w", maxReads, retention.ErrUnknown)
 }
 
 // publish puts one change into the snapshot. The caller holds mu.
