@@ -43,6 +43,8 @@ type Place struct {
 	OK    bool `json:"ok"`
 	// Error: the place could not be looked at, which is not OK either.
 	Error string `json:"error,omitempty"`
+	// Fault: what else is wrong there, a line for each finding.
+	Fault string `json:"fault,omitempty"`
 }
 
 // Report is an audit (P5): it is OK if every place is.

@@ -1,0 +1,185 @@
+package cassandra
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// ttlLife is the life of a row of event_log in the test.
+const ttlLife = 75 * time.Second
+
+// With short settings, beside whatever else happens to the cluster: rows are
+// unreadable when their time has come, and not before; their files are dropped
+// whole; the disk shrinks. Events of one day end together at the start of day
+// d+90, and so does one that came late, among those of a later day.
+func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
+	needThree(t)
+	st := ownKeyspace(t)
+	const short = ` AND gc_grace_seconds = 10 AND memtable_flush_period_in_ms = 8000 AND compaction = {'class': 'TimeWindowCompactionStrategy',
+		'compaction_window_unit': 'MINUTES', 'compaction_window_size': '1', 'expired_sstable_check_frequency_seconds': '5'}`
+	mustApply(t, st, `ALTER TABLE event_log WITH default_time_to_live = `+strconv.Itoa(int(ttlLife/time.Second))+short)
+	mustApply(t, st, `ALTER TABLE visitor_events WITH default_time_to_live = 7776000`+short)
+
+	// A clock at which today's day minus 89 is over in 60 s.
+	today := realNow().Day()
+	over := (today + 1).Start()
+	shift := over - 60*taxonomy.Second - realNow()
+	shifted := func() taxonomy.Millis { return realNow() + shift }
+	o := st.o
+	o.Now, o.AnyClock, o.shared = shifted, true, st.s
+	days, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := today.Oldest()
+	n := 0
+	put := func(d taxonomy.Day) {
+		n++
+		e := faultEvent(n)
+		e.Record.Event.Time, e.Record.Received = d.Start()+taxonomy.Millis(n), shifted()
+		for days.Events().Put(t.Context(), []retention.StoredEvent{e}) != nil {
+			<-time.After(time.Second) // the cluster is being broken
+		}
+	}
+	for range 300 {
+		put(old)
+	}
+
+	// The log, a frame each 200 ms while the test goes on.
+	l := &Log{st: st, o: LogOptions{Groups: 1}}
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; !stop.Load(); i++ {
+			f := &retention.Frame{Writer: taxonomy.WriterID{4}, First: uint64(1 + 20*i), N: 20, Time: realNow(), Records: logEvents(i%50_000, 20)}
+			for !stop.Load() && l.writeRow(context.Background(), f) != nil {
+				<-time.After(time.Second)
+				f.Time = realNow() // a row that was written twice has the time of the last
+			}
+			<-time.After(200 * time.Millisecond)
+		}
+	}()
+	defer func() { stop.Store(true); <-done }()
+
+	first := map[string]bool{} // the files of the first events
+	size := func(table string) (bytes int64, files map[string]bool) {
+		files = map[string]bool{}
+		for node := range 3 {
+			out, err := exec.Command("../../deploy/cassandra/cass", "files", strconv.Itoa(node+1), st.o.Keyspace, table).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range strings.Fields(string(out)) {
+				files[f] = true
+				all, _ := filepath.Glob(strings.TrimSuffix(f, "Data.db") + "*")
+				for _, g := range all {
+					if fi, err := os.Stat(g); err == nil {
+						bytes += fi.Size()
+					}
+				}
+			}
+		}
+		return bytes, files
+	}
+	readable := func() (n int, err error) {
+		err = days.Events().Scan(t.Context(), 0, 1, old, old, func(*retention.StoredEvent) error { n++; return nil })
+		return n, err
+	}
+	bare := func(cql string, args ...any) (n int, err error) {
+		err = st.s.cql.Query(cql, args...).Scan(&n)
+		return n, err
+	}
+	const count = `SELECT COUNT(*) FROM visitor_events WHERE day = ? ALLOW FILTERING`
+	reads, gone, overAt := 0, false, taxonomy.Millis(0)
+	var peak, peakLog int64
+	late := false
+	for begun, end := time.Now(), time.Now().Add(8*time.Minute); ; {
+		if time.Now().After(end) {
+			t.Fatalf("after %s: gone %t, %d reads, %d files of the first events are left", time.Since(begun).Round(time.Second), gone, reads, len(first))
+		}
+		<-time.After(time.Second)
+		before := shifted()
+		if n, err := readable(); err == nil {
+			after := shifted()
+			reads++
+			if after < over && n < 300 || before >= over && n > 0 {
+				t.Fatalf("between %s and %s, the day being over at %s, %d of its events are readable", before, after, over, n)
+			}
+		}
+		bytes, files := size("visitor_events")
+		logBytes, _ := size("event_log")
+		peak, peakLog = max(peak, bytes), max(peakLog, logBytes)
+		switch {
+		case before < over && over-before < 10*taxonomy.Second && !late:
+			// One that comes late, and those of the day after, in a window of their own.
+			late = true
+			for f := range files {
+				first[f] = true
+			}
+			put(old)
+		case before >= over:
+			put(old + 1) // so that there is something to flush
+			if overAt == 0 {
+				overAt = before
+			}
+			left, err := bare(count, int32(old))
+			switch {
+			case err != nil:
+			case left == 0:
+				gone = true
+			case before > over+5*taxonomy.Second:
+				t.Fatalf("%s after its end the bare driver reads %d rows of the day", span(before-over), left)
+			}
+		}
+		if gone {
+			for f := range first {
+				if !files[f] {
+					delete(first, f)
+				}
+			}
+			if len(first) == 0 && bytes < peak/2 && late {
+				t.Logf("%s after the day's end all its files are dropped: %d KB of at most %d KB are left; %d reads", span(before-overAt), bytes/1024, peak/1024, reads)
+				break
+			}
+		}
+	}
+	if reads < 5 {
+		t.Fatalf("%d reads went through", reads)
+	}
+	// The log holds no more than what is younger than its life, its grace, a
+	// window, and what waits for a flush.
+	_, files := size("event_log")
+	for end := time.Now().Add(5 * time.Minute); ; <-time.After(2 * time.Second) {
+		oldest := realNow()
+		err := st.s.cql.Query(`SELECT MIN(time) FROM event_log`).Scan((*int64)(&oldest))
+		if err == nil && realNow()-oldest > taxonomy.Millis(ttlLife.Milliseconds())+5*taxonomy.Second {
+			t.Fatalf("a row of the log is readable %s after it was written", span(realNow()-oldest))
+		}
+		bytes, present := size("event_log")
+		peakLog = max(peakLog, bytes)
+		for f := range files {
+			if !present[f] {
+				delete(files, f)
+			}
+		}
+		if err == nil && len(files) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d files of the log are not dropped", len(files))
+		}
+	}
+	bytes, _ := size("event_log")
+	t.Logf("event_log, while it is written: %d KB, at most %d KB; no file of it is older", bytes/1024, peakLog/1024)
+}
