@@ -25,6 +25,7 @@ type edge struct {
 	requests  []request
 	status    []int // of the next answers; then 200
 	always    int   // if not 0, of all
+	files     int   // of the tag that were fetched
 	audiences string
 }
 
@@ -59,6 +60,9 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.NotFound(w, r)
 			return
 		}
+		e.mu.Lock()
+		e.files++
+		e.mu.Unlock()
 		h.Set("Content-Type", "text/javascript")
 		w.Write(b)
 		return
@@ -97,6 +101,13 @@ func (e *edge) all() []request {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.requests)
+}
+
+// served is how many files of the tag were fetched.
+func (e *edge) served() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.files
 }
 
 // events are the names (or kinds and paths) of what was taken, each ID once, as
