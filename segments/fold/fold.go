@@ -33,8 +33,9 @@ type Options struct {
 	// Part returns a classifier that gives the same traits of a reach as its
 	// first argument, if there is a smaller one; nil: the whole is asked.
 	Part func(Classifier, *rules.Reach) (Classifier, error)
-	// Pace is called by a re-fold's scan between some hundred events and may wait,
-	// so that the log is followed in time; nil: it never waits.
+	// Pace is called by a re-fold's scan between some hundred events while the log
+	// has more to fold, and may wait, so that it is followed in time; nil: the scan
+	// never waits.
 	Pace func(context.Context) error
 	// PartEvents is about how many events a re-fold reads between two marks of its
 	// progress; 0 means 8,192.
@@ -86,7 +87,8 @@ type Fold struct {
 
 	polling, saving sync.Mutex
 	view            atomic.Pointer[View]
-	starting        *refold // under mu: begins with the next checkpoint
+	busy            atomic.Bool // the last Poll found something
+	starting        *refold     // under mu: begins with the next checkpoint
 	refolding       sync.Mutex
 	stopped         error // under mu: the state can no longer be trusted
 }

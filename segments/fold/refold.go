@@ -90,8 +90,9 @@ const lastDay taxonomy.Day = 1 << 30
 // maxRefoldParts bounds the parts: a part costs seeks whatever it holds.
 const maxRefoldParts = 1024
 
-// Refold begins a re-fold: with the checkpoint that it makes. ErrRefolding if one
-// is under way. When it returns an error that is not ErrRefolding, InForce and
+// Refold begins a re-fold: with the checkpoint that it makes. If no visitor is
+// known yet the new rules are in force at once. ErrRefolding if one is under way,
+// ErrBehind if it should be tried again later. When it returns an error that is not ErrRefolding, InForce and
 // Refolding tell whether it has begun.
 func (f *Fold) Refold(ctx context.Context, ch Change) error {
 	if f.opt.Compile == nil || f.following {
@@ -131,6 +132,10 @@ func (f *Fold) Refold(ctx context.Context, ch Change) error {
 		err = ErrRefolding
 	case r.version <= f.state.rules.Version():
 		err = fmt.Errorf("begin a re-fold: rules of version %d cannot follow those of version %d", r.version, f.state.rules.Version())
+	case f.state.empty():
+		f.state.rules, f.state.ruleVersion, f.state.changed = r.to, r.version, true
+		f.mu.Unlock()
+		return nil // nobody has done anything yet
 	default:
 		f.starting = r
 		f.state.changed = true
@@ -167,14 +172,20 @@ func (f *Fold) reach(ctx context.Context, ends []retention.WriterEnd) error {
 func (s *State) begin(r *refold) {
 	maps.Copy(r.at, s.position)
 	r.started = s.clock
-	none := true
-	for _, sh := range s.shards {
-		none = none && (sh == nil || len(sh.ids) == 0)
-	}
-	if none || r.reach.Empty() {
-		r.parts, r.total = 0, 0 // nothing to read, or no column to fill
+	if r.reach.Empty() {
+		r.parts, r.total = 0, 0 // no column to fill
 	}
 	s.refold = r
+}
+
+// empty reports whether no visitor is known, so that no event was stored.
+func (s *State) empty() bool {
+	for _, sh := range s.shards {
+		if sh != nil && sh.visitors.n > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // foldNext folds an event into the new columns as well.
@@ -380,7 +391,7 @@ func (p *partScan) take(ctx context.Context, e *retention.StoredEvent) error {
 	p.read++
 	if p.since++; p.since >= scanBatch {
 		p.since = 0
-		if p.f.opt.Pace != nil {
+		if p.f.opt.Pace != nil && p.f.busy.Load() {
 			if err := p.f.opt.Pace(ctx); err != nil {
 				return err
 			}

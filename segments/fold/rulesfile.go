@@ -221,9 +221,6 @@ func (f *Fold) loadRules(ctx context.Context, m *manifest) error {
 		return nil
 	}
 	f.stored.rules[m.Rules.Version] = *m.Rules
-	if m.Rules.Version == now.Version() {
-		return nil
-	}
 	_, c, err := f.compile(ctx, *m.Rules)
 	f.state.rules = c
 	return err

@@ -91,6 +91,8 @@ type Options struct {
 	Build      func(context.Context) (*audience.Built, error)
 	Deliveries Deliveries
 	Import     func(context.Context, ImportRequest) (ImportReceipt, error)
+	// Operations is what runs after a request was answered.
+	Operations Operations
 	// Erase records the erasure of whom an ID names in a space, durably, and
 	// returns the name of its receipt (R24). Erasing whom nobody knows is fine.
 	// The ID is kept nowhere.
@@ -192,7 +194,7 @@ func New(o Options) (*API, error) {
 		ok   bool
 	}{
 		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil},
-		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil},
+		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Operations", o.Operations != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
 		{"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
@@ -220,6 +222,7 @@ func New(o Options) (*API, error) {
 	a.categories()
 	a.estimates()
 	a.dryRuns()
+	a.operations()
 	a.generations()
 	a.deliveries()
 	a.importing()

@@ -63,7 +63,9 @@ type (
 		Status   int
 		ETag     string `header:"ETag"`
 		Location string `header:"Location"`
-		Body     R
+		// Operation is of rules and taxonomies: with it the change comes into force.
+		Operation string `header:"Operation-Location"`
+		Body      R
 	}
 	emptyOut struct{}
 	// listOut is a page of a list.
@@ -365,6 +367,7 @@ func (r *resource[T, R]) keep(ctx context.Context, w *world, t, old *T, version 
 		return nil, err
 	}
 	out := &docOut[R]{Status: http.StatusOK, ETag: etag(kept), Body: r.show(t, once)}
+	out.Operation = w.a.follows(ctx, r.kind)
 	if version == 0 {
 		out.Status, out.Location = http.StatusCreated, base+"/"+r.path+"/"+url.PathEscape(id)
 	}

@@ -36,11 +36,12 @@ const (
 // stage is the API behind the real edge, over real definitions, with what the
 // program does stood in for.
 type stage struct {
-	t    testing.TB
-	api  *API
-	edge http.Handler
-	defs *defs.Store
-	keys retention.Keyed // what is kept beside the definitions
+	works works
+	t     testing.TB
+	api   *API
+	edge  http.Handler
+	defs  *defs.Store
+	keys  retention.Keyed // what is kept beside the definitions
 
 	callers *Callers
 
@@ -170,6 +171,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 	s.imported = func(q ImportRequest) (ImportReceipt, error) {
 		return ImportReceipt{Import: strings.Repeat("ab", 16), Source: q.Source}, nil
 	}
+	s.works.list = []Operation{{ID: "mine", Kind: KindRefold, State: OperationDone}}
 	o := Options{
 		Defs: current{s}, Builtin: builtin, Now: clock, Rand: rand.Reader,
 		Trail: defs.NewTrail(s.keys, rand.Reader, clock), Used: defs.Used{Keyed: s.keys}, Answers: defs.Answers{Keyed: s.keys},
@@ -190,6 +192,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 			return &audience.Built{Generation: g}, nil
 		},
 		Deliveries: deliveries{s},
+		Operations: &s.works,
 		Import: func(_ context.Context, q ImportRequest) (ImportReceipt, error) {
 			b, err := io.ReadAll(q.File)
 			if err != nil {

@@ -81,6 +81,7 @@ type App struct {
 	seg         *audience.Seg
 	deliverer   *delivery.Deliverer
 	building    sync.Mutex
+	refolding   sync.Mutex // held for a piece of a re-fold
 	swapping    sync.Mutex
 	importing   sync.Mutex
 	backing     sync.Mutex

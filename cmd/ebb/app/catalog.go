@@ -33,8 +33,9 @@ type catalog struct {
 	training     []taxonomy.SourceID // those of them that may be learnt from
 	destinations map[taxonomy.DestinationID]delivery.Destination
 	audiences    *audience.Catalog
-	classifier   *rules.Classifier
-	strings      *consent.Reader // of consent strings
+	classifier   *rules.Classifier // of the definitions; what is in force the fold says
+	ruleText     []byte            // of the classifier
+	strings      *consent.Reader   // of consent strings
 }
 
 // Site is tagserver.Sites.
@@ -96,6 +97,23 @@ func (a *App) refresh(ctx context.Context) error {
 }
 
 func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error) {
+	c, err := a.definitionsOf(snap)
+	if err != nil {
+		return nil, err
+	}
+	if c.classifier, err = a.compileRules(ctx, snap); err != nil {
+		return nil, err
+	}
+	if old := a.catalog.Load(); old != nil && old.classifier == c.classifier {
+		c.ruleText = old.ruleText
+	} else {
+		c.ruleText, err = textOf(snap)
+	}
+	return c, err
+}
+
+// definitionsOf is a catalog without its classifier.
+func (a *App) definitionsOf(snap *defs.Snapshot) (*catalog, error) {
 	c := &catalog{snap: snap, day: a.env.millis().Day(), sites: map[taxonomy.SiteID]taxonomy.Site{}, origins: map[string]bool{},
 		sources: map[taxonomy.SourceID]taxonomy.Source{}, destinations: map[taxonomy.DestinationID]delivery.Destination{}}
 	sites, err := defs.LoadAll[taxonomy.Site](snap, defs.Site)
@@ -155,8 +173,7 @@ func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error
 		audiences = append(audiences, v)
 	}
 	c.audiences = audience.NewCatalog(audiences)
-	c.classifier, err = a.compileRules(ctx, snap)
-	return c, err
+	return c, nil
 }
 
 // compileRules compiles the classifier under the version of its text.
@@ -211,6 +228,10 @@ func Forest(snap *defs.Snapshot) (*tree.Forest, error) {
 	if err != nil {
 		return nil, err
 	}
+	return grow(own)
+}
+
+func grow(own []tree.Taxonomy) (*tree.Forest, error) {
 	builtin, err := builtinTaxonomies()
 	if err != nil {
 		return nil, err

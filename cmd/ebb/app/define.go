@@ -24,5 +24,11 @@ func (a *App) Define(ctx context.Context, kind defs.Kind, id string, body any) e
 		}
 		return err
 	}
-	return a.refresh(ctx)
+	if err := a.refresh(ctx); err != nil {
+		return err
+	}
+	if kind == defs.Rule || kind == defs.Taxonomy {
+		return a.Settle(ctx)
+	}
+	return nil
 }

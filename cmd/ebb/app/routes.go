@@ -49,7 +49,7 @@ func (s *Server) apiOptions() api.Options {
 	return api.Options{
 		Defs: s.defs, Builtin: builtin, Changed: s.refresh,
 		Estimate: s.Estimate, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
-		Import: s.Import,
+		Import: s.Import, Operations: s.App,
 		Erase:  s.Erase, Receipt: s.Receipt, Audit: s.Audit,
 		Night: s.night, Backup: s.writeBackup,
 		Trail: s.trail, Used: s.used(), Answers: defs.Answers{Keyed: s.store.Keyed()},

@@ -236,6 +236,7 @@ func (a *App) startBuilding(build, midnight, nightly Schedule) {
 	a.life.run("nightly pass", func(ctx context.Context) error {
 		return a.onSchedule(ctx, nightly, "nightly pass", ifLeading(a.Nightly))
 	})
+	a.life.run("re-folds", a.refoldLoop)
 	a.life.run("eraser", func(ctx context.Context) error { return a.every(ctx, 10*time.Second, "erase", ifLeading(a.eraseSoon)) })
 }
 
