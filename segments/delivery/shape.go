@@ -16,6 +16,13 @@ type Namer interface {
 	Name(f FileInfo, part, of int) string
 }
 
+// IDTaker may be implemented by a format that cannot write every ID. Whoever has
+// one that it does not take counts as not matched: an ID comes from outside, and
+// one that is none must not keep all others from being sent.
+type IDTaker interface {
+	TakesID(kind IDs, id string) bool
+}
+
 // Controller may be implemented by a format whose receiver wants a file beside
 // the parts that lists them. It is sent when all of them have been taken.
 type Controller interface {
@@ -73,4 +80,11 @@ func manifestOf(f FileInfo, stem string, parts []Part) (string, []byte, error) {
 		return "", nil, fmt.Errorf("write manifest: %w", err)
 	}
 	return stem + "-manifest.json", append(b, '\n'), nil
+}
+
+// takenBy is the source as a format can write it.
+func (s *Source) takenBy(f Format) *Source {
+	with := *s
+	with.taker, _ = f.(IDTaker)
+	return &with
 }

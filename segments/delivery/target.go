@@ -23,6 +23,8 @@ type Source struct {
 	Members func(context.Context, audience.Entry) (index.Set, error)
 	// Info returns what the partner is told about an audience; nil: its ID.
 	Info func(taxonomy.AudienceID) AudienceInfo
+	// taker tells which IDs the format can write; nil: all.
+	taker IDTaker
 	// Withhold returns why nobody of an audience may be sent to the destination,
 	// whatever the visitors agreed to, or "". Such an audience is delivered empty,
 	// so who was sent before is taken back. Nil: nothing is withheld.
@@ -47,6 +49,8 @@ type Lives interface {
 type target struct {
 	held map[taxonomy.AudienceID]Held
 	ids  []map[uint32]string // by match
+	// taker tells which IDs the format can write; nil: all.
+	taker IDTaker
 	// allowed is how many (member, audience) consent lets go, before it is asked
 	// whether the partner knows them: the rest to held's count is the match rate.
 	allowed  uint64
@@ -63,6 +67,7 @@ type target struct {
 func gather(ctx context.Context, dest *Destination, src *Source, newest audience.View, today taxonomy.Day) (*target, error) {
 	v, shards := src.View, src.View.Shards()
 	t := &target{held: map[taxonomy.AudienceID]Held{}}
+	t.taker = src.taker
 	if dest.IDs == ByMatch {
 		t.ids = make([]map[uint32]string, shards)
 		for s := range t.ids {
@@ -158,7 +163,7 @@ func (t *target) claim(owner map[string]at, v audience.View, dest taxonomy.Desti
 		return true
 	}
 	id, synced, ok := v.MatchID(dest, s, o)
-	if !ok || id == "" {
+	if !ok || id == "" || t.taker != nil && !t.taker.TakesID(ByMatch, id) {
 		return false
 	}
 	if other, taken := owner[id]; taken {

@@ -9,9 +9,13 @@ import (
 	"strings"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/format/delimited"
+	"github.com/ebb-dmp/ebb/segments/delivery/format/google"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tradedesk"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/webhook"
+	"github.com/ebb-dmp/ebb/segments/delivery/format/xandr"
+	"github.com/ebb-dmp/ebb/segments/delivery/format/yahoo"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/dir"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/https"
@@ -32,7 +36,10 @@ const (
 // formats are the ways in which receivers are written to.
 func formats() map[string]delivery.Format {
 	return map[string]delivery.Format{
-		"tsv": tsv.Format{}, "tradedesk": tradedesk.Format{}, "webhook": webhook.Format{},
+		"tsv": tsv.Format{}, "webhook": webhook.Format{},
+		"tradedesk": tradedesk.Format{}, "tradedesk-advertiser": tradedesk.Format{Advertiser: true},
+		"google": google.Format{}, "yahoo": yahoo.Format{}, "xandr-avro": xandr.Avro{}, "xandr-text": xandr.Text{},
+		"beeswax": delimited.Beeswax(), "adform": delimited.Adform(), "audience-manager": delimited.AudienceManager(), "template": delimited.Own(),
 	}
 }
 
