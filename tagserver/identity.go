@@ -32,7 +32,7 @@ const maxCookies = 4
 // request.
 type head struct {
 	cookies   []string // the Cookie lines
-	gpc       []string // the Sec-GPC lines
+	gpc, dnt  []string // the Sec-GPC and DNT lines
 	referer   string
 	agent     string
 	peer      string
@@ -41,7 +41,7 @@ type head struct {
 
 func headOf(r *http.Request) head {
 	return head{
-		cookies: r.Header["Cookie"], gpc: r.Header["Sec-Gpc"], peer: r.RemoteAddr, forwarded: r.Header["X-Forwarded-For"],
+		cookies: r.Header["Cookie"], gpc: r.Header["Sec-Gpc"], dnt: r.Header["Dnt"], peer: r.RemoteAddr, forwarded: r.Header["X-Forwarded-For"],
 		referer: first(r.Header["Referer"]), agent: first(r.Header["User-Agent"]),
 	}
 }
@@ -164,8 +164,16 @@ func (s *Server) signals(v *visit, h *head, c *wireConsent, cookies *carried, si
 	for _, line := range h.gpc {
 		sig.GPC = sig.GPC || line == "1"
 	}
+	for _, line := range h.dnt {
+		sig.DNT = sig.DNT || line == "1" && !s.o.IgnoreDNT
+	}
+	sig.Child = c.Child
 	if site != nil {
 		sig.Mode = site.Consent
+		sig.ShareOnly = site.GPCMode == taxonomy.GPCShareOnly
+		sig.OptOutCountries = site.OptOutCountries
+		sig.NoGDPR = site.TrustGDPRZero && c.GDPR == "0"
+		sig.Child = sig.Child || site.ChildDirected
 	}
 	if c.GDPR != "" && c.GDPR != "0" {
 		// The page says that the GDPR applies, or something nobody understands:

@@ -57,6 +57,8 @@ func parseQuery(raw string, q *wireQuery) {
 				value = "-" // said, and not what: not the same as nothing
 			}
 			q.signal(&seen, 0, &q.Consent.GDPR, value)
+		case "coppa":
+			q.Consent.child(value)
 		case "gdpr_consent", "tcf": // the second, as bodies call it, from the tag
 			q.signal(&seen, 1, &q.Consent.TCF, value)
 		case "gpp":

@@ -185,6 +185,8 @@ type Options struct {
 
 	// TrustedProxies may say in X-Forwarded-For whom they speak for.
 	TrustedProxies []netip.Prefix
+	// IgnoreDNT: DNT: 1 says nothing. Without it, it is obeyed as Sec-GPC: 1 is.
+	IgnoreDNT bool
 	// Country returns the ISO 3166 code of an address, or "". Nil: unknown.
 	Country func(netip.Addr) string
 	// Strings reads the consent strings of a request; it is called only if there

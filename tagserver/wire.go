@@ -29,8 +29,10 @@ type wireBatch struct {
 type wireConsent struct {
 	Granted               *bool
 	TCF, GPP, GPPSID, USP string
-	// GDPR is gdpr=1|0 of a GET; empty if not given.
+	// GDPR is gdpr=1|0; empty if not given.
 	GDPR string
+	// Child: coppa=1.
+	Child bool
 	// Conflict: a signal was given twice with different values, or is longer
 	// than any such signal; it counts as one that nobody can read.
 	Conflict bool
@@ -133,10 +135,46 @@ func (p *jsonReader) consent(c *wireConsent) {
 		case "usp":
 			p.once(&seen, 4, "consent.usp")
 			c.USP = p.signal("consent.usp", c)
+		case "gdpr":
+			p.once(&seen, 5, "consent.gdpr")
+			c.GDPR = p.digit()
+		case "coppa":
+			p.once(&seen, 6, "consent.coppa")
+			c.child(p.digit())
 		default:
 			p.skip(0)
 		}
 	})
+}
+
+// digit reads 0 or 1, as OpenRTB writes them, or as a string. What is neither, but
+// was said, is "-": it is not the same as nothing.
+func (p *jsonReader) digit() string {
+	if p.null() {
+		return ""
+	}
+	p.space()
+	v := ""
+	if p.peek() == '"' {
+		v = p.str("consent")
+	} else {
+		v = p.scalar()
+	}
+	if v != "0" && v != "1" {
+		return "-"
+	}
+	return v
+}
+
+// child notes coppa=1; what is neither 0 nor 1 is something nobody understands.
+func (c *wireConsent) child(v string) {
+	switch v {
+	case "1":
+		c.Child = true
+	case "0", "":
+	default:
+		c.Conflict = true
+	}
 }
 
 // signal reads a consent string. Its own parser judges it; here only its length

@@ -29,6 +29,18 @@ type Site struct {
 	Consent ConsentMode `json:"consent"`
 	// QueryKeys are the keys of a URL's query that are kept; all others go.
 	QueryKeys []string `json:"query_keys,omitempty"`
+	// GPCMode is what Global Privacy Control does: "" refuses everything,
+	// "share_only" only that visitors are sent anywhere.
+	GPCMode GPCMode `json:"gpc_mode,omitempty"`
+	// TrustGDPRZero: a request that says gdpr=0 is believed that the GDPR does not
+	// apply, whatever country its address is of. Without it the country counts.
+	TrustGDPRZero bool `json:"trust_gdpr_zero,omitempty"`
+	// OptOutCountries are further countries, two capital letters, whose law the
+	// operator takes to allow until a no. Only for the mode by-country, and never
+	// one of Europe's.
+	OptOutCountries []string `json:"opt_out_countries,omitempty"`
+	// ChildDirected: the site is made for children, so nothing is kept.
+	ChildDirected bool `json:"child_directed,omitempty"`
 	// Ends, if set, is the first day on which the site is refused.
 	Ends *Day `json:"ends,omitempty"`
 }
@@ -113,6 +125,21 @@ func (s *Site) Validate() error {
 		if k == "" || len(k) > 64 || strings.ContainsAny(k, "&=#? ") {
 			errs = append(errs, Invalid(fmt.Sprintf("query_keys[%d]", i), "%q is not a query key of 1 to 64 bytes", k))
 		}
+	}
+	if s.GPCMode != GPCRefuses && s.GPCMode != GPCShareOnly {
+		errs = append(errs, Invalid("gpc_mode", "%q is not %q; leave it out to refuse everything", s.GPCMode, GPCShareOnly))
+	}
+	for i, c := range s.OptOutCountries {
+		field := fmt.Sprintf("opt_out_countries[%d]", i)
+		switch {
+		case !CountryCode(c):
+			errs = append(errs, Invalid(field, "%.10q is no country; want two capital letters, such as CA", c))
+		case StrictCountry(c):
+			errs = append(errs, Invalid(field, "the law of %s asks for a yes, and no setting changes that", c))
+		}
+	}
+	if s.Consent != ModeByCountry && (len(s.OptOutCountries) > 0 || s.TrustGDPRZero) {
+		errs = append(errs, Invalid("consent", "opt_out_countries and trust_gdpr_zero are for the mode %q; with %q nothing is allowed without a yes", ModeByCountry, s.Consent))
 	}
 	return errors.Join(errs...)
 }

@@ -308,6 +308,11 @@ func TestFaultsOfASiteNameTheirPlace(t *testing.T) {
 		`origins[0]: "https://u:`:   func(s *Site) { s.Origins[0] = "https://u:p@shop.example" },
 		`origins[0]: "ftp`:          func(s *Site) { s.Origins[0] = "ftp://shop.example" },
 		"query_keys[0]: ":           func(s *Site) { s.QueryKeys[0] = "a=b" },
+		"gpc_mode: ":                func(s *Site) { s.GPCMode = "off" },
+		"opt_out_countries[0]: \"c": func(s *Site) { s.Consent, s.OptOutCountries = ModeByCountry, []string{"ca"} },
+		"opt_out_countries[1]: the": func(s *Site) { s.Consent, s.OptOutCountries = ModeByCountry, []string{"CA", "DE"} },
+		"consent: opt_out":          func(s *Site) { s.OptOutCountries = []string{"CA"} },
+		"consent: opt_out_":         func(s *Site) { s.TrustGDPRZero = true },
 	} {
 		s := good
 		s.Origins, s.QueryKeys = slices.Clone(good.Origins), slices.Clone(good.QueryKeys)

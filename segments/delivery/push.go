@@ -218,7 +218,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if err != nil {
 		return run, nil, fmt.Errorf("read the newest view: %w", err)
 	}
-	t, err := gather(ctx, dest, src.takenBy(d.o.Formats[dest.Format]), newest, today)
+	t, err := gather(ctx, dest, src, newest, today)
 	if err != nil {
 		return run, nil, err
 	}
@@ -227,7 +227,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
 		Target: t.held, IDs: t.ids, Name: namer,
 	})
-	run.Allowed, run.Owed, run.Floored = t.allowed, e.Owed, e.Floored
+	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, src.Generation.Epoch, src.Generation.Number, src.Generation.Clock, clock

@@ -50,6 +50,8 @@ type Delivery struct {
 	// Owed is how many removals wait for the eraser (Effects.Owed).
 	Owed    uint64                `json:"owed,omitempty"`
 	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
+	// Withheld are the audiences that may not be sent to this destination.
+	Withheld []Withheld `json:"withheld,omitempty"`
 	// Of what is pushed: chunks in all, acknowledged, and refused for good; the
 	// rows that the receiver did not take although it took their chunk, by its
 	// own words; its last answer that was not yes, and when it is asked again.
@@ -130,7 +132,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if err != nil {
 		return run, fmt.Errorf("read the newest view: %w", err)
 	}
-	t, err := gather(ctx, dest, src.takenBy(format), newest, today)
+	t, err := gather(ctx, dest, src, newest, today)
 	if err != nil {
 		return run, err
 	}
@@ -139,7 +141,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
 		Target: t.held, IDs: t.ids, Name: namer,
 	})
-	run.Allowed, run.Owed, run.Floored = t.allowed, e.Owed, e.Floored
+	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock

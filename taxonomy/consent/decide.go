@@ -19,6 +19,21 @@ type Signals struct {
 	OptOutCookie bool
 	// GPC: a line of the header Sec-GPC is exactly "1".
 	GPC bool
+	// DNT: a line of the header DNT is exactly "1". It is obeyed as GPC is.
+	DNT bool
+	// ShareOnly: on this site GPC and DNT keep visitors from being sent anywhere,
+	// and nothing else.
+	ShareOnly bool
+	// Child: the site is made for children, or the request says that the visitor is
+	// one.
+	Child bool
+	// NoGDPR: the request says that the GDPR does not apply, and the site trusts
+	// that more than the country of an address. It is no ground where a string asks
+	// for a yes.
+	NoGDPR bool
+	// OptOutCountries are countries that go by opt-out on this site, beside those
+	// that RegimeOf has. One that asks for a yes by law does not count.
+	OptOutCountries []string
 	// Explicit is what the page said of the visitor's own answer, nil if it said
 	// nothing.
 	Explicit *bool
@@ -137,8 +152,14 @@ func DecideWith(room []Reason, s Signals) Decision {
 	if s.Explicit != nil && !*s.Explicit {
 		d.refuse(&explicitNo, &why)
 	}
-	if s.GPC {
-		d.refuse(&gpc, &why)
+	if s.Child {
+		d.refuse(&child, &why)
+	}
+	switch {
+	case s.GPC:
+		d.signalled(&gpc, &gpcShare, s.ShareOnly, &why)
+	case s.DNT:
+		d.signalled(&dnt, &dntShare, s.ShareOnly, &why)
 	}
 	if s.OptOutCookie {
 		d.refuse(&optOut, &why)
@@ -157,7 +178,7 @@ func (s *Signals) ground(why *reasons) (c taxonomy.Consent) {
 	byCountry := s.Mode == taxonomy.ModeByCountry
 	c.Regime = taxonomy.RegimeOptIn
 	if byCountry {
-		c.Regime = RegimeOf(s.Country)
+		c.Regime = s.regime()
 	}
 	for i := range s.Statements {
 		if s.Statements[i].Regime == taxonomy.RegimeOptIn {
@@ -196,6 +217,16 @@ func (s *Signals) ground(why *reasons) (c taxonomy.Consent) {
 		why.add(&countryStrict)
 	}
 	return c
+}
+
+// regime is that of the country, as the site takes it.
+func (s *Signals) regime() taxonomy.Regime {
+	r := RegimeOf(s.Country)
+	open := s.NoGDPR || r == taxonomy.RegimeOptIn && !taxonomy.StrictCountry(s.Country) && slices.Contains(s.OptOutCountries, s.Country)
+	if open {
+		return taxonomy.RegimeOptOut
+	}
+	return r
 }
 
 func asserted(a *taxonomy.Agreement, day taxonomy.Day, why *reasons) taxonomy.Consent {
@@ -273,6 +304,20 @@ func (d *Decision) refuse(r *[1]Reason, why *reasons) {
 	d.Consent.Signal = r[0].Signal
 	d.Expire = true
 	why.first(r)
+}
+
+// signalled obeys a signal of the browser: in full, or where the site has it so
+// only in that nobody is sent anywhere.
+func (d *Decision) signalled(full, share *[1]Reason, shareOnly bool, why *reasons) {
+	if !shareOnly {
+		d.refuse(full, why)
+		return
+	}
+	if c := &d.Consent; c.Purposes.Has(taxonomy.MayExport) {
+		c.Purposes &^= taxonomy.MayExport
+		c.Signal = share[0].Signal
+		why.first(share)
+	}
 }
 
 // close takes away what has no meaning without what was refused.

@@ -34,7 +34,11 @@ type verdict struct {
 func oracle(s Signals) verdict {
 	grants := func(p taxonomy.Purposes, d taxonomy.DestinationID) bool { // d "" asks of no destination
 		// Block A: who says no, is obeyed.
-		if s.OptOutCookie || s.GPC || s.Explicit != nil && *s.Explicit == false {
+		signalled := s.GPC || s.DNT
+		if s.OptOutCookie || s.Child || s.Explicit != nil && *s.Explicit == false {
+			return false
+		}
+		if signalled && (!s.ShareOnly || p == taxonomy.MayExport) {
 			return false
 		}
 		// Block B: every string must agree.
@@ -74,7 +78,9 @@ func oracle(s Signals) verdict {
 		if stringYes {
 			return true
 		}
-		return s.Mode == "by-country" && s.Country == "US" && !optIn
+		europe := strings.Contains("AT BE BG HR CY CZ DK EE FI FR DE GR HU IS IE IT LV LI LT LU MT NL NO PL PT RO SK SI ES SE GB CH", s.Country)
+		opened := !europe && slices.Contains(s.OptOutCountries, s.Country) && len(s.Country) == 2 && s.Country == strings.ToUpper(s.Country)
+		return s.Mode == "by-country" && (s.Country == "US" || s.NoGDPR || opened) && !optIn
 	}
 	v := verdict{may: map[taxonomy.Purposes]bool{}, to: map[taxonomy.DestinationID]bool{}}
 	store := grants(taxonomy.MayStore, "")
@@ -87,7 +93,7 @@ func oracle(s Signals) verdict {
 		v.to[d] = profile && grants(taxonomy.MayExport, d)
 		v.may[taxonomy.MayExport] = v.may[taxonomy.MayExport] || v.to[d]
 	}
-	v.expire = s.OptOutCookie || s.GPC || s.Explicit != nil && !*s.Explicit
+	v.expire = s.OptOutCookie || s.Child || (s.GPC || s.DNT) && !s.ShareOnly || s.Explicit != nil && !*s.Explicit
 	for _, t := range s.Statements {
 		if !t.Stale && (t.Purposes&taxonomy.MayStore == 0 || t.Purposes&taxonomy.MayProfile == 0) {
 			v.expire = v.expire || !t.Unasked
@@ -211,7 +217,7 @@ func ptr(d taxonomy.Day) *taxonomy.Day { return &d }
 
 func show(s Signals) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "optout %v gpc %v mode %q country %q", s.OptOutCookie, s.GPC, s.Mode, s.Country)
+	fmt.Fprintf(&b, "optout %v gpc %v dnt %v share only %v child %v mode %q country %q no gdpr %v open %q", s.OptOutCookie, s.GPC, s.DNT, s.ShareOnly, s.Child, s.Mode, s.Country, s.NoGDPR, s.OptOutCountries)
 	if s.Explicit != nil {
 		fmt.Fprintf(&b, " granted %v", *s.Explicit)
 	}
@@ -251,9 +257,16 @@ var anySignals = rapid.Custom(func(t *rapid.T) Signals {
 		GPC:          rapid.IntRange(0, 5).Draw(t, "gpc") == 0,
 		Explicit:     rapid.SampledFrom(answers).Draw(t, "answer"),
 		Mode:         rapid.SampledFrom(modes).Draw(t, "mode"),
-		Country:      rapid.SampledFrom(lands).Draw(t, "country"),
+		Country:      rapid.SampledFrom(append([]string{"CA", "GB"}, lands...)).Draw(t, "country"),
+		DNT:          rapid.IntRange(0, 5).Draw(t, "dnt") == 0,
+		ShareOnly:    rapid.Bool().Draw(t, "share only"),
+		Child:        rapid.IntRange(0, 9).Draw(t, "child") == 0,
+		NoGDPR:       rapid.IntRange(0, 5).Draw(t, "no gdpr") == 0,
 		Day:          taxonomy.Day(rapid.Int32().Draw(t, "day")),
 		Statements:   rapid.SliceOfN(anyStatement, 0, 4).Draw(t, "statements"),
+	}
+	if rapid.Bool().Draw(t, "opt-out countries") {
+		s.OptOutCountries = rapid.SliceOfN(rapid.SampledFrom([]string{"CA", "DE", "GB", "us", ""}), 0, 3).Draw(t, "countries")
 	}
 	if rapid.Bool().Draw(t, "asserted") {
 		s.Asserted = &taxonomy.Agreement{
@@ -307,7 +320,7 @@ func TestAnOptOutOrALostGrantNeverGrants(t *testing.T) {
 		expires := true // whether what was expired must still be
 		steps := rapid.IntRange(1, 4).Draw(t, "steps")
 		for range steps {
-			switch rapid.IntRange(0, 10).Draw(t, "step") {
+			switch rapid.IntRange(0, 15).Draw(t, "step") {
 			case 0:
 				less.OptOutCookie = true
 			case 1:
@@ -350,6 +363,16 @@ func TestAnOptOutOrALostGrantNeverGrants(t *testing.T) {
 					less.Statements[rapid.IntRange(0, n-1).Draw(t, "which")].Stale = true
 					expires = false
 				}
+			case 11:
+				less.DNT = true
+			case 12:
+				less.Child = true
+			case 13: // the site no longer keeps them to itself, but refuses
+				less.ShareOnly = false
+			case 14:
+				less.NoGDPR = false
+			case 15:
+				less.OptOutCountries = nil
 			case 10:
 				if a := less.Asserted; a != nil {
 					if rapid.Bool().Draw(t, "end it") {
@@ -408,6 +431,9 @@ func TestOnlyANoExpiresTheCookie(t *testing.T) {
 		"silence in the US":        {Signals{Mode: taxonomy.ModeByCountry, Country: "US"}, false},
 		"opt-out":                  {Signals{OptOutCookie: true, Explicit: &yes}, true},
 		"GPC":                      {Signals{GPC: true, Explicit: &yes}, true},
+		"GPC, kept to the site":    {Signals{GPC: true, ShareOnly: true, Explicit: &yes}, false},
+		"DNT":                      {Signals{DNT: true, Explicit: &yes}, true},
+		"a child":                  {Signals{Child: true, Explicit: &yes}, true},
 		"granted: false":           {Signals{Explicit: &no}, true},
 		"no storage":               {Signals{Statements: valid(taxonomy.MayAll &^ taxonomy.MayStore)}, true},
 		"no profiling":             {Signals{Statements: valid(taxonomy.MayAll &^ taxonomy.MayProfile)}, true},

@@ -34,6 +34,14 @@ var (
 		"the browser carries the opt-out cookie", "only the visitor can opt in again, by POST /v1/optin"}}
 	gpc = [1]Reason{{taxonomy.SignalGPC, "gpc",
 		"the browser sends Sec-GPC: 1", "only the visitor can switch it off, in the browser"}}
+	gpcShare = [1]Reason{{taxonomy.SignalGPC, "gpc_share",
+		"the browser sends Sec-GPC: 1, and the site keeps such visitors to itself (gpc_mode: share_only)", "only the visitor can switch it off, in the browser"}}
+	dnt = [1]Reason{{taxonomy.SignalGPC, "dnt",
+		"the browser sends DNT: 1", "only the visitor can switch it off, in the browser; consent.dnt: false has it ignored"}}
+	dntShare = [1]Reason{{taxonomy.SignalGPC, "dnt_share",
+		"the browser sends DNT: 1, and the site keeps such visitors to itself (gpc_mode: share_only)", "only the visitor can switch it off, in the browser; consent.dnt: false has it ignored"}}
+	child = [1]Reason{{taxonomy.SignalExplicit, "child",
+		"the site is made for children, or the request says that the visitor is a child (coppa=1)", "nothing: no data of children is kept"}}
 	explicitNo = [1]Reason{{taxonomy.SignalExplicit, "explicit_no",
 		"the page said that the visitor refused (granted: false)", "ask again only when the visitor comes back to it"}}
 	explicitYes = [1]Reason{{taxonomy.SignalExplicit, "explicit_yes",

@@ -147,6 +147,7 @@ func (a *App) edgeOptions() tagserver.Options {
 		Shards: a.install.Shards, Groups: a.install.Groups,
 		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Audiences: pages{a}, Visitors: pages{a},
 		Strings:        a.readStrings,
+		IgnoreDNT:      !a.cfg.Consent.DNT,
 		TrustedProxies: a.cfg.Proxies,
 		Metrics:        a.registry, Logger: a.log,
 	}

@@ -116,6 +116,7 @@ type Consent struct {
 	GVLID      int    `key:"gvl_id" value:"N" default:"0" help:"The operator's ID in the IAB's Global Vendor List, for the role vendor."`
 	GVL        string `key:"gvl" value:"FILE" help:"A copy of https://vendor-list.consensu.org/v3/vendor-list.json, which says what vendors declare. Without it no TCF string reaches a destination. It is read when the server starts."`
 	CMPs       string `key:"cmps" value:"FILE" help:"A copy of https://cmplist.consensu.org/v2/cmp-list.json: strings of consent platforms that are deleted there do not count."`
+	DNT        bool   `key:"dnt" value:"BOOL" default:"true" help:"Obey DNT: 1 as Sec-GPC: 1 is obeyed."`
 	PurposeOne string `key:"purpose_one" value:"COUNTRY,…" help:"Countries, two capital letters, where publishers need not ask for TCF purpose 1. Default: none."`
 }
 
