@@ -199,6 +199,9 @@ func (a *App) stepRefold(ctx context.Context, g *group) (more, switched bool, er
 		if err != nil || left && !f.Due() {
 			return err == nil, false, err
 		}
+		if p, running = f.Refolding(); !running {
+			return true, false, nil
+		}
 		if _, err := f.Checkpoint(ctx); err != nil {
 			return false, false, err
 		}

@@ -89,9 +89,23 @@ type journey struct {
 	*world
 	dir       string
 	purchases map[taxonomy.SourceID]app.ImportReceipt
+	tree      tree.Taxonomy
 }
 
-func newJourney(t *testing.T) *journey {
+func newJourney(t *testing.T) *journey { return newJourneyWith(t, (*journey).defineRules) }
+
+// defineRules defines the products' tree and what purchases are about.
+func (j *journey) defineRules(products tree.Taxonomy) {
+	j.t.Helper()
+	j.define(defs.Taxonomy, "products", products)
+	ten := 10.0
+	j.define(defs.Rule, "products", rules.Rule{ID: "products", When: []rules.Condition{{Field: "name", Op: "eq", Value: "purchase"}},
+		Then: []string{"c:products/{department}", "c:products/{department}.{product_category}", "k:brand={brand}"}})
+	j.define(defs.Rule, "large", rules.Rule{ID: "large", When: []rules.Condition{{Field: "prop.sales_value", Op: "range", Min: &ten}}, Then: []string{"k:size=large"}})
+}
+
+// newJourneyWith imports the files after what first defines.
+func newJourneyWith(t *testing.T, first func(*journey, tree.Taxonomy)) *journey {
 	t.Helper()
 	j := &journey{world: newWorld(t, noon(today)), dir: t.TempDir(), purchases: map[taxonomy.SourceID]app.ImportReceipt{}}
 	raw := func(name string) []byte { return gunzip(t, filepath.Join("..", "..", "demo", "data", name+".csv.gz")) }
@@ -104,11 +118,7 @@ func newJourney(t *testing.T) *journey {
 	for _, id := range []taxonomy.SourceID{"shop", "outlet", "panel"} {
 		j.define(defs.Source, string(id), taxonomy.Source{ID: id, Title: string(id), Party: 1, Agreement: uses})
 	}
-	j.define(defs.Taxonomy, "products", productTree(table(t, products)))
-	ten := 10.0
-	j.define(defs.Rule, "products", rules.Rule{ID: "products", When: []rules.Condition{{Field: "name", Op: "eq", Value: "purchase"}},
-		Then: []string{"c:products/{department}", "c:products/{department}.{product_category}", "k:brand={brand}"}})
-	j.define(defs.Rule, "large", rules.Rule{ID: "large", When: []rules.Condition{{Field: "prop.sales_value", Op: "range", Min: &ten}}, Then: []string{"k:size=large"}})
+	first(j, productTree(table(t, products)))
 
 	// The purchases of odd stores are one source's, those of even ones another's.
 	rows := table(t, sales)
@@ -174,6 +184,7 @@ func newJourney(t *testing.T) *journey {
 		}
 		j.number[k] = n
 	}
+	j.tree = productTree(table(t, products))
 	j.defineAudiences("journey")
 	return j
 }
