@@ -67,7 +67,7 @@ const readers: Record<string, (data: any, call: Call, answer: (v: boolean) => vo
     ids.forEach((id) => {
       const one = (section: any) => {
         // No section, no yes; in a state's, any field that opts out is a no.
-        if (!section || /Out":1|Gpc":(1|t)/.test(json(section))) yes = false;
+        if (!section || /(Out|Gpc)":(1|t)/.test(json(section))) yes = false;
         --open || answer(yes);
       };
       // Europe's section is the other interface's business; the states' begin at
@@ -78,7 +78,8 @@ const readers: Record<string, (data: any, call: Call, answer: (v: boolean) => vo
   },
   uspapi(data, call, answer) {
     strings.usp = data.uspString;
-    answer(data.uspString[2] != 'Y');
+    // Anything else stays open.
+    answer(([false, 1, 1] as any)['YN-'.indexOf(data.uspString[2])]);
   }
 };
 

@@ -41,7 +41,7 @@ function add(kind: string, name?: string, props?: Props, id?: string) {
     kind,
     name: name?.slice(0, 64),
     url: address(),
-    ref: d.referrer.split(/[?#]/)[0],
+    ref: d.referrer.split('?')[0],
     props: parse(json(kept)) // as they are now
   });
 }
