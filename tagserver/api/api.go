@@ -109,6 +109,8 @@ type Options struct {
 	Accounts func(context.Context) (map[taxonomy.SiteID]Account, error)
 	// Refusals are the last refusals of a site, newest first.
 	Refusals func(taxonomy.SiteID) []tagserver.Refusal
+	// Waterfall counts the visitors of a site's source, from seen to reached.
+	Waterfall func(context.Context, taxonomy.SiteID) (tagserver.Waterfall, error)
 	// Inspect shows what became of a site's last requests.
 	Inspect func(taxonomy.SiteID) tagserver.Inspection
 
@@ -195,7 +197,7 @@ func New(o Options) (*API, error) {
 	}{
 		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil},
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Operations", o.Operations != nil},
-		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil},
+		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil}, {"Waterfall", o.Waterfall != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
 		{"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
 	} {
@@ -230,6 +232,7 @@ func New(o Options) (*API, error) {
 	a.operators()
 	a.auditing()
 	a.inspecting()
+	a.falling()
 	if err := a.describe(); err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
 	}

@@ -100,6 +100,9 @@ type Options struct {
 	// Receipt returns what was done of an erasure, or retention.ErrNotFound.
 	Receipt func(ctx context.Context, id string) (forget.Receipt, error)
 
+	// Waterfall counts the visitors of a site's source from seen to reached; nil: it
+	// is not shown.
+	Waterfall func(context.Context, taxonomy.SiteID) (tagserver.Waterfall, error)
 	// Public returns the origin under which browsers reach the public listener,
 	// and Partner the one for DSPs; nil or empty: a placeholder is shown.
 	Public, Partner func() string

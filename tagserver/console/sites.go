@@ -160,9 +160,14 @@ func (c *Console) site(e echo.Context) (*page, error) {
 			}
 		}
 	}
+	falls, err := c.waterfall(e.Request().Context(), row.Site)
+	if err != nil {
+		return nil, err
+	}
 	return &page{Template: "site", Title: row.Title, Section: base + "/sites", Data: struct {
 		siteRow
-		Source   *taxonomy.Source
-		Refusals []tagserver.Refusal
-	}{row, source, c.o.Refusals(id)}}, nil
+		Source    *taxonomy.Source
+		Waterfall *waterfallView
+		Refusals  []tagserver.Refusal
+	}{row, source, falls, c.o.Refusals(id)}}, nil
 }
