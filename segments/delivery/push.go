@@ -218,7 +218,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if err != nil {
 		return run, nil, fmt.Errorf("read the newest view: %w", err)
 	}
-	t, err := gather(ctx, dest, src, newest, today)
+	t, err := gather(ctx, dest, src.takenBy(d.o.Formats[dest.Format]), newest, today)
 	if err != nil {
 		return run, nil, err
 	}

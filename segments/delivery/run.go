@@ -132,7 +132,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if err != nil {
 		return run, fmt.Errorf("read the newest view: %w", err)
 	}
-	t, err := gather(ctx, dest, src, newest, today)
+	t, err := gather(ctx, dest, src.takenBy(format), newest, today)
 	if err != nil {
 		return run, err
 	}
