@@ -30,8 +30,8 @@ type edge struct {
 }
 
 type request struct {
-	Method, Path, Type string
-	Body               struct {
+	Method, Path, Query, Type string
+	Body                      struct {
 		Consent struct {
 			Granted *bool
 			TCF     string
@@ -67,7 +67,7 @@ func (e *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Write(b)
 		return
 	}
-	q := request{Method: r.Method, Path: r.URL.Path, Type: r.Header.Get("Content-Type"), Status: 200}
+	q := request{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery, Type: r.Header.Get("Content-Type"), Status: 200}
 	b, _ := io.ReadAll(r.Body)
 	q.Bytes = len(b)
 	if len(b) > 0 && json.Unmarshal(b, &q.Body) != nil {

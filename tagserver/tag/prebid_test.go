@@ -18,6 +18,20 @@ import (
 // git-ignored cache, with the module that sends OpenRTB to a server.
 func prebid(t *testing.T) string {
 	t.Helper()
+	dir := prebidDir(t)
+	r := api.Build(api.BuildOptions{
+		Stdin:  &api.StdinOptions{Contents: `import p from 'prebid.js'; import 'prebid.js/modules/prebidServerBidAdapter'; import 'prebid.js/modules/appnexusBidAdapter'; p.processQueue();`, ResolveDir: dir},
+		Bundle: true, Format: api.FormatIIFE, Target: api.ES2020, Outfile: "prebid.js", LogLevel: api.LogLevelSilent,
+	})
+	for _, m := range r.Errors {
+		t.Fatal(m.Text)
+	}
+	return string(r.OutputFiles[0].Contents)
+}
+
+// prebidDir is where deploy/test keeps the real Prebid.js.
+func prebidDir(t *testing.T) string {
+	t.Helper()
 	dir, err := filepath.Abs("../../.cache/prebid")
 	if err != nil {
 		t.Fatal(err)
@@ -28,14 +42,7 @@ func prebid(t *testing.T) string {
 		}
 		t.Skip("no Prebid.js here; `deploy/test tools` fetches it")
 	}
-	r := api.Build(api.BuildOptions{
-		Stdin:  &api.StdinOptions{Contents: `import p from 'prebid.js'; import 'prebid.js/modules/prebidServerBidAdapter'; import 'prebid.js/modules/appnexusBidAdapter'; p.processQueue();`, ResolveDir: dir},
-		Bundle: true, Format: api.FormatIIFE, Target: api.ES2020, Outfile: "prebid.js", LogLevel: api.LogLevelSilent,
-	})
-	for _, m := range r.Errors {
-		t.Fatal(m.Text)
-	}
-	return string(r.OutputFiles[0].Contents)
+	return dir
 }
 
 // A bid request of the real Prebid.js carries the visitor's audiences, beside
