@@ -128,7 +128,7 @@ func sharedSession(t rapid.TB) *session {
 func openStore(t rapid.TB, now func() taxonomy.Millis) *Store {
 	t.Helper()
 	o := testOptions(now)
-	o.slack, o.anyClock, o.shared = time.Hour, true, sharedSession(t)
+	o.slack, o.AnyClock, o.shared = time.Hour, true, sharedSession(t)
 	s, err := Open(context.Background(), o)
 	if err != nil {
 		t.Fatalf("open: %v", err)

@@ -55,7 +55,7 @@ func (st *Store) Problems(ctx context.Context) ([]Problem, error) {
 			add(true, fmt.Sprintf("schema step %d (%s) is not applied", s.N, s.Name), "run `ebb migrate up`")
 		}
 	}
-	if !st.o.anyClock {
+	if !st.o.AnyClock {
 		skew, err := st.skew(ctx)
 		if err != nil {
 			return nil, err

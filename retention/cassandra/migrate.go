@@ -241,6 +241,41 @@ func lock(ctx context.Context, s *session) error {
 	}
 }
 
+// Drop removes the keyspace with all that is in it: what a demo or a test made.
+func Drop(ctx context.Context, o Options) error {
+	if err := o.complete(); err != nil {
+		return fmt.Errorf("drop: %w", err)
+	}
+	s, err := connect(o, "")
+	if err != nil {
+		return fmt.Errorf("drop keyspace %s: %w", o.Keyspace, err)
+	}
+	defer s.close()
+	if err := s.apply(ctx, "DROP KEYSPACE IF EXISTS "+o.Keyspace); err != nil {
+		return fmt.Errorf("drop keyspace %s: %w", o.Keyspace, err)
+	}
+	return nil
+}
+
+// DataCenterOf asks a node for the name of its data centre, and how many nodes
+// of it there are: for whoever was given nothing but an address.
+func DataCenterOf(ctx context.Context, o Options) (name string, nodes int, err error) {
+	o.DataCenter = "unknown"
+	if err := o.complete(); err != nil {
+		return "", 0, err
+	}
+	s, err := dial(o, "", true)
+	if err != nil {
+		return "", 0, fmt.Errorf("ask %q for the data centre: %w", o.Hosts, err)
+	}
+	defer s.close()
+	if err := s.one(ctx, `SELECT data_center FROM system.local`, nil, &name); err != nil {
+		return "", 0, fmt.Errorf("ask %q for the data centre: %w", o.Hosts, err)
+	}
+	nodes, err = s.hosts(ctx)
+	return name, nodes, err
+}
+
 func createKeyspace(o Options) string {
 	var dcs []string
 	for _, dc := range slices.Sorted(maps.Keys(o.Replication)) {

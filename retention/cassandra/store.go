@@ -43,10 +43,12 @@ type Options struct {
 
 	Logger *slog.Logger
 
+	// AnyClock leaves the clock unchecked: for tests of a world whose clock is not
+	// the server's.
+	AnyClock bool
+
 	// slack is added to every TTL in tests whose clock is not the server's.
 	slack time.Duration
-	// anyClock leaves the clock unchecked, for the same tests.
-	anyClock bool
 	// shared is the session of several stores of a test, which none closes.
 	shared *session
 }

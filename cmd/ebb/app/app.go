@@ -42,6 +42,9 @@ type Options struct {
 	// Init makes the installation in a cluster, which nothing else does: a data
 	// directory of the embedded store is made when it is empty.
 	Init bool
+	// AnyClock leaves the clock unchecked against the cluster's: for tests of a
+	// world that has its own.
+	AnyClock bool
 	// newEpoch: the data was restored from a backup (R29).
 	newEpoch bool
 }

@@ -92,6 +92,7 @@ func (a *App) openCluster(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	co.AnyClock = o.AnyClock
 	st, err := cassandra.Open(ctx, co)
 	if err != nil {
 		return err

@@ -149,7 +149,8 @@ func (a *App) startCluster() {
 // tend is the life of a group on this node: it folds it while it holds the lease,
 // and else follows it, ready to take the lease when it is free.
 func (a *App) tend(ctx context.Context, g *group) error {
-	d := tending{a: a, g: g, saved: a.env.Now()}
+	d := tending{a: a, g: g, saved: a.env.Now(), done: make(chan error, 1)}
+	defer d.saving.Wait()
 	failing := false
 	for ctx.Err() == nil {
 		pause, err := d.step(ctx)
@@ -176,8 +177,40 @@ func (a *App) tend(ctx context.Context, g *group) error {
 type tending struct {
 	a      *App
 	g      *group
-	saved  time.Time // when the last checkpoint was made
+	saved  time.Time // when the last checkpoint was begun
 	looked time.Time // for a checkpoint, or for writers that are gone
+
+	// A checkpoint is made beside the fold, which does not stop for it (R6).
+	saving sync.WaitGroup
+	busy   bool
+	of     *fold.Fold
+	done   chan error
+}
+
+// save begins a checkpoint, unless one is under way, and returns what the last
+// came to.
+func (d *tending) save(ctx context.Context, f *fold.Fold) error {
+	var err error
+	if d.busy {
+		select {
+		case err = <-d.done:
+			d.busy = false
+			if d.of != f { // of an earlier tenure
+				err = nil
+			}
+		default:
+		}
+	}
+	now := d.a.env.Now()
+	if d.busy || err != nil || !f.Due() && !(f.Changed() && now.Sub(d.saved) >= d.a.cfg.Checkpoint.Interval) {
+		return err
+	}
+	d.saved, d.busy, d.of = now, true, f
+	d.saving.Go(func() {
+		_, err := f.Checkpoint(ctx)
+		d.done <- err
+	})
+	return nil
 }
 
 // step does what is next and returns how long to wait after it.
@@ -204,17 +237,14 @@ func (d *tending) build(ctx context.Context, t *tenure) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	now := a.env.Now()
-	if f.Due() || f.Changed() && now.Sub(d.saved) >= a.cfg.Checkpoint.Interval {
-		_, err := f.Checkpoint(ctx)
-		if errors.Is(err, retention.ErrConflict) {
-			return 0, a.lose(ctx, g, t, err)
-		}
-		if err != nil {
-			return 0, err
-		}
-		d.saved = now
+	err = d.save(ctx, f)
+	if errors.Is(err, retention.ErrConflict) {
+		return 0, a.lose(ctx, g, t, err)
 	}
+	if err != nil {
+		return 0, err
+	}
+	now := a.env.Now()
 	if now.Sub(d.looked) >= a.leaseLife()/4 {
 		d.looked = now
 		if err := a.closeDead(ctx, g); err != nil {
