@@ -139,10 +139,12 @@ func (l *Log) End(ctx context.Context, g taxonomy.Group, from retention.Position
 		return nil, fmt.Errorf("end of log: %w", err)
 	}
 	var ends []retention.WriterEnd
+	here := map[taxonomy.WriterID]bool{}
 	for _, end := range own {
 		if !local[end.Writer] {
 			continue
 		}
+		here[end.Writer] = true
 		if d := e.deadWriter(end.Writer); d != nil {
 			e.mu.Lock()
 			end.Open = !d.closed
@@ -152,7 +154,9 @@ func (l *Log) End(ctx context.Context, g taxonomy.Group, from retention.Position
 	}
 	for i := range list {
 		w := &list[i]
-		if local[w.id] || w.closed && w.end(g) == 0 {
+		// One of this node whose files are trimmed has its rows still: a follower who
+		// forgot how far it has come would read them again (R1).
+		if here[w.id] || w.closed && w.end(g) == 0 || local[w.id] && !w.closed {
 			continue
 		}
 		end, err := l.endOf(ctx, w, g, from[w.id])

@@ -417,3 +417,47 @@ func TestAWriterThatWasClosedGoesOnAsAnother(t *testing.T) { // R4
 	wantOnce(t, collect(t, b.log, retention.Position{}, 10), 10)
 	wantOnce(t, collect(t, a.log, retention.Position{}, 10), 10)
 }
+
+// A node's earlier writer that is closed, folded and trimmed has its rows in the
+// cluster for days: as long as it has, everybody must know of it, or whoever
+// builds next would fold it again.
+func TestAWriterIsKnownAsLongAsItsRowsAre(t *testing.T) { // R1, R8
+	needCluster(t)
+	st := openStore(t, realNow)
+	empty(t, st, "event_log", "log_writer")
+	a := startNode(t, st, realNow, nil)
+	first := a.log.Writer()
+	appendLog(t, a.log, logEvents(0, 30), retention.AckLocal)
+	known := func() bool {
+		t.Helper()
+		at := retention.Position{}
+		wantOnce(t, collect(t, a.log, at, 30), 30)
+		if _, err := a.log.CloseWriter(t.Context(), 0, first); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.log.Trim(t.Context(), 0, at); err != nil {
+			t.Fatal(err)
+		}
+		ends, err := a.log.End(t.Context(), 0, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range ends {
+			if e.Writer == first {
+				return !e.Open && e.Last == at[first] && len(e.Unfolded) == 0
+			}
+		}
+		return false
+	}
+	a.kill()
+	a.open()
+	if !known() {
+		t.Error("after a restart its earlier writer is not known any more once it is trimmed")
+	}
+	a.kill()
+	a.open()
+	defer a.stop()
+	if !known() {
+		t.Error("after two restarts it is not known any more")
+	}
+}

@@ -109,7 +109,10 @@ func (f *Fold) save(ctx context.Context) error {
 func (f *Fold) leave(ctx context.Context) error {
 	f.polling.Lock()
 	defer f.polling.Unlock()
-	ends, err := f.opt.Log.End(ctx, f.opt.Group, nil)
+	f.mu.RLock()
+	from := f.state.position.Clone() // who is asked only for what is beyond reads little
+	f.mu.RUnlock()
+	ends, err := f.opt.Log.End(ctx, f.opt.Group, from)
 	if err != nil {
 		return fmt.Errorf("read the log's ends: %w", err)
 	}
