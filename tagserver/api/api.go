@@ -52,6 +52,8 @@ type Definitions interface {
 	Refresh(context.Context) (changed bool, err error)
 	Put(ctx context.Context, kind defs.Kind, id string, body []byte, expect uint64) (version uint64, err error)
 	Delete(ctx context.Context, kind defs.Kind, id string, expect uint64) error
+	// Apply makes all of the changes or none.
+	Apply(ctx context.Context, name string, changes []defs.Change) error
 }
 
 // Generations is what keeps generations: an *audience.Generations.
@@ -85,7 +87,9 @@ type Options struct {
 
 	// Estimate counts a rule as of now. Faults of the rule are
 	// taxonomy.FieldErrors with paths in it.
-	Estimate    func(context.Context, query.Expr) (*audience.Estimate, error)
+	Estimate func(context.Context, query.Expr) (*audience.Estimate, error)
+	// Preview says what other definitions would make of what is known now.
+	Preview     func(context.Context, *defs.Snapshot) (*Reach, error)
 	Generations Generations
 	// Build builds and publishes a generation now.
 	Build      func(context.Context) (*audience.Built, error)
@@ -195,7 +199,7 @@ func New(o Options) (*API, error) {
 		name string
 		ok   bool
 	}{
-		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil},
+		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil}, {"Preview", o.Preview != nil},
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Operations", o.Operations != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil}, {"Waterfall", o.Waterfall != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
@@ -231,6 +235,7 @@ func New(o Options) (*API, error) {
 	a.operating()
 	a.operators()
 	a.auditing()
+	a.planning()
 	a.inspecting()
 	a.falling()
 	if err := a.describe(); err != nil {
@@ -331,6 +336,7 @@ type op struct {
 	errors                []int // of failure; 401 and 403 always are among them
 	body                  any   // a value of the body's type, for the description; nil: it takes none
 	slow                  bool  // takes as long as it takes
+	most                  int64 // bytes of the body; 0: maxBody
 }
 
 // operate registers an operation: with huma, which parses, answers and
@@ -338,7 +344,7 @@ type op struct {
 func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 	hop := huma.Operation{
 		OperationID: operationID(o.method, o.path), Method: o.method, Path: base + o.path, Summary: o.summary, Tags: []string{o.tag},
-		DefaultStatus: o.ok, SkipValidateBody: true, MaxBodyBytes: maxBody,
+		DefaultStatus: o.ok, SkipValidateBody: true, MaxBodyBytes: cmp.Or(o.most, maxBody),
 		Errors: failures(o.method, o.errors), Extensions: described(o.right),
 	}
 	if o.method == http.MethodPost {

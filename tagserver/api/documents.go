@@ -13,7 +13,9 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/defs"
+	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
 // resource is one kind of definition: T is the document as it is kept, R as it
@@ -43,6 +45,11 @@ type resource[T, R any] struct {
 	created func(*T) (once string, err error)
 	deleted func(context.Context, string) error
 	builtin []T
+	// prepare is called on a document of a set before any is checked, since others
+	// look at it; normal brings what is said in two ways into one, so that two
+	// documents can be compared. Either may be nil.
+	prepare func(*T) error
+	normal  func(*T)
 	// show gives the shown form; once is what created returned. brief is the
 	// form for lists, show's without once if nil.
 	show  func(t *T, once string) R
@@ -54,6 +61,10 @@ type world struct {
 	a    *API
 	snap *defs.Snapshot
 	p    *tagserver.Principal // who asks
+
+	// Made once they are asked for: a snapshot does not change.
+	grown   *tree.Forest
+	catalog *audience.Catalog
 }
 
 func load[T any](w *world, kind defs.Kind) ([]T, error) { return defs.LoadAll[T](w.snap, kind) }

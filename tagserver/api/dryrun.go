@@ -119,14 +119,7 @@ func (a *API) radius(ctx context.Context, w *world, d, old *audience.Definition)
 		v.Before = &shown
 	}
 	v.After = show(after.Count)
-	added, removed := after.Count-both, before-both
-	// With both totals shown, one difference tells the other: a small one hides
-	// both.
-	part := show
-	if old != nil && (min(before, after.Count) < audience.ShownFloor || 0 < min(added, removed) && min(added, removed) < audience.ShownFloor) {
-		part = showPart
-	}
-	v.Added, v.Removed = part(added), part(removed)
+	v.Added, v.Removed = showDifference(old != nil, before, after.Count, after.Count-both, before-both)
 
 	c, err := w.audiences()
 	if err != nil {
@@ -152,4 +145,14 @@ func (a *API) radius(ctx context.Context, w *world, d, old *audience.Definition)
 		}
 	}
 	return v, nil
+}
+
+// showDifference says how many come and go. With both totals shown, one difference
+// tells the other: a small one hides both.
+func showDifference(was bool, before, after, added, removed uint64) (a, r ShownCount) {
+	part := show
+	if was && (min(before, after) < audience.ShownFloor || 0 < min(added, removed) && min(added, removed) < audience.ShownFloor) {
+		part = showPart
+	}
+	return part(added), part(removed)
 }

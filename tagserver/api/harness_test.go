@@ -42,6 +42,7 @@ type stage struct {
 	edge  http.Handler
 	defs  *defs.Store
 	keys  retention.Keyed // what is kept beside the definitions
+	later taxonomy.Millis // than now
 
 	callers *Callers
 
@@ -59,6 +60,7 @@ type stage struct {
 	estimate    func(query.Expr) (*audience.Estimate, error)
 	generations []*audience.Generation // newest first; nil cannot be read
 	imported    func(ImportRequest) (ImportReceipt, error)
+	preview     func(*defs.Snapshot) (*Reach, error)
 	eraseErr    error
 	nightErr    error
 	backup      func(io.Writer) error
@@ -71,6 +73,9 @@ func (c current) Snapshot() *defs.Snapshot                  { return c.s.defs.Sn
 func (c current) Refresh(ctx context.Context) (bool, error) { return c.s.defs.Refresh(ctx) }
 func (c current) Put(ctx context.Context, kind defs.Kind, id string, body []byte, expect uint64) (uint64, error) {
 	return c.s.defs.Put(ctx, kind, id, body, expect)
+}
+func (c current) Apply(ctx context.Context, name string, changes []defs.Change) error {
+	return c.s.defs.Apply(ctx, name, changes)
 }
 func (c current) Delete(ctx context.Context, kind defs.Kind, id string, expect uint64) error {
 	return c.s.defs.Delete(ctx, kind, id, expect)
@@ -162,11 +167,13 @@ type noLog struct{ retention.Log }
 
 func newStage(t testing.TB, change ...func(*Options)) *stage {
 	t.Helper()
-	clock := func() taxonomy.Millis { return now }
-	s := &stage{t: t, keys: storetest.NewModel(clock).Keyed()}
+	s := &stage{t: t}
+	clock := func() taxonomy.Millis { return now + s.later }
+	s.keys = storetest.NewModel(clock).Keyed()
 	s.empty()
 	s.callers = &Callers{Defs: current{s}, Used: defs.Used{Keyed: s.keys}, Now: clock, Log: slog.New(slog.DiscardHandler)}
 	s.backup = func(w io.Writer) error { _, err := io.WriteString(w, "a tar"); return err }
+	s.preview = func(*defs.Snapshot) (*Reach, error) { return &Reach{AsOf: now}, nil }
 	s.estimate = func(query.Expr) (*audience.Estimate, error) { return &audience.Estimate{AsOf: now}, nil }
 	s.imported = func(q ImportRequest) (ImportReceipt, error) {
 		return ImportReceipt{Import: strings.Repeat("ab", 16), Source: q.Source}, nil
@@ -185,6 +192,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 			return s.changed
 		},
 		Estimate:    func(_ context.Context, e query.Expr) (*audience.Estimate, error) { return s.estimate(e) },
+		Preview:     func(_ context.Context, next *defs.Snapshot) (*Reach, error) { return s.preview(next) },
 		Generations: gens{s},
 		Build: func(context.Context) (*audience.Built, error) {
 			g := &audience.Generation{Epoch: 1, Number: uint64(len(s.generations)) + 1, Built: now, Clock: now - 1, Audiences: []audience.Entry{{ID: "a", Count: 49}, {ID: "b", Count: 50, Added: 2}}}

@@ -23,7 +23,10 @@ import (
 type formPart struct{ name, content string }
 
 // give posts a form with its parts in order.
-func (s *stage) give(parts ...formPart) *answer {
+func (s *stage) give(parts ...formPart) *answer { return s.giveAs("", parts...) }
+
+// giveAs is give with another header.
+func (s *stage) giveAs(header string, parts ...formPart) *answer {
 	var b bytes.Buffer
 	w := multipart.NewWriter(&b)
 	for _, p := range parts {
@@ -36,7 +39,11 @@ func (s *stage) give(parts ...formPart) *answer {
 		_, _ = pw.Write([]byte(p.content))
 	}
 	_ = w.Close()
-	return s.call(http.MethodPost, "/imports", b.String(), "Content-Type: "+w.FormDataContentType())
+	headers := []string{"Content-Type: " + w.FormDataContentType()}
+	if header != "" {
+		headers = append(headers, header)
+	}
+	return s.call(http.MethodPost, "/imports", b.String(), headers...)
 }
 
 func gzipped(s string) string {

@@ -83,6 +83,8 @@ var required = map[string][]string{
 	"Destination":    {"title"},
 	"ErasureRequest": {"space", "id"},
 	"AccessKey":      {"role"},
+	"PlanRequest":    {"definitions"},
+	"PlanDefinition": {"kind", "definition"},
 }
 
 // hidden are fields that are kept and neither sent nor shown.

@@ -227,7 +227,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"GET", "/lookalikes", "", "", ""}, {"GET", "/lookalikes/{id}", "like-bees", "", ""}, {"GET", "/destinations", "", "", ""}, {"GET", "/destinations/{id}", "dsp", "", ""},
 		{"POST", "/destinations", "", `{"id":"new","title":"New"}`, ""}, {"POST", "/destinations/{id}/key", "dsp", "", ""}, {"POST", "/destinations/{id}/deliveries", "dsp", "", ""},
 		{"GET", "/destinations/{id}/deliveries", "dsp", "", ""}, {"POST", "/estimates", "", `{"rule":{"any":true}}`, ""}, {"GET", "/generations", "", "", ""}, {"POST", "/generations", "", "", ""},
-		{"GET", "/imports", "", "", ""}, {"GET", "/imports/{id}", "00", "", ""}, {"GET", "/accounts", "", "", ""}, {"GET", "/retention", "", "", ""}, {"GET", "/audit", "", "", ""}, {"GET", "/audit/verification", "", "", ""}, {"GET", "/keys", "", "", ""}, {"GET", "/keys/{id}", "admin", "", ""}, {"POST", "/keys", "", `{"id":"k","role":"viewer"}`, ""}, {"POST", "/nightly-passes", "", "", ""},
+		{"GET", "/imports", "", "", ""}, {"GET", "/imports/{id}", "00", "", ""}, {"GET", "/accounts", "", "", ""}, {"GET", "/retention", "", "", ""}, {"GET", "/audit", "", "", ""}, {"GET", "/audit/verification", "", "", ""}, {"GET", "/keys", "", "", ""}, {"GET", "/keys/{id}", "admin", "", ""}, {"POST", "/plan", "", `{"definitions":[{"kind":"source","definition":{"id":"own","party":2}}]}`, ""}, {"POST", "/apply", "", `{"definitions":[]}`, ""}, {"POST", "/keys", "", `{"id":"k","role":"viewer"}`, ""}, {"POST", "/nightly-passes", "", "", ""},
 		{"POST", "/erasures", "", `{"space":"own:crm","id":"x"}`, ""}, {"GET", "/erasures/{receipt}", "00ff", "", ""}, {"DELETE", "/audiences/{id}", "bees", "", "If-Match: *"},
 	} {
 		path := strings.NewReplacer("{id}", c.id, "{receipt}", c.id).Replace(c.path)

@@ -122,7 +122,7 @@ func (a *API) operations() {
 				return a.oneOperation(ctx, in.ID)
 			})
 	}
-	operate(a, op{method: http.MethodPost, path: "/rules/{id}/dry-run", tag: "rules", right: tagserver.May("taxonomies:read", tagserver.OfAll), ok: 200, errors: []int{413, 415, 422, 503}, body: rules.Rule{}, slow: true,
+	operate(a, op{method: http.MethodPost, path: "/rules/{id}/dry-run", tag: "rules", right: tagserver.May("taxonomies:write", tagserver.OfAll), ok: 200, errors: []int{413, 415, 422, 503}, body: rules.Rule{}, slow: true,
 		summary: "Say what a change of a rule would do, without making it"}, a.dryRunRule)
 }
 

@@ -196,7 +196,13 @@ func checkTaxonomy(w *world, t, _ *tree.Taxonomy) error {
 
 // forest grows all taxonomies, with one in the place of that of its ID, or
 // without one.
-func (w *world) forest(with *tree.Taxonomy, without string) (*tree.Forest, error) {
+func (w *world) forest(with *tree.Taxonomy, without string) (f *tree.Forest, err error) {
+	if with == nil && without == "" {
+		if w.grown != nil {
+			return w.grown, nil
+		}
+		defer func() { w.grown = f }()
+	}
 	own, err := load[tree.Taxonomy](w, defs.Taxonomy)
 	if err != nil {
 		return nil, err
@@ -216,6 +222,11 @@ func (w *world) broken(next *tree.Forest) (users []tagserver.ProblemError, err e
 	if err != nil {
 		return nil, err
 	}
+	return w.brokenFrom(now, next)
+}
+
+// brokenFrom says it of two forests.
+func (w *world) brokenFrom(now, next *tree.Forest) (users []tagserver.ProblemError, err error) {
 	all, err := load[rules.Rule](w, defs.Rule)
 	if err != nil {
 		return nil, err
@@ -257,8 +268,14 @@ func (w *world) broken(next *tree.Forest) (users []tagserver.ProblemError, err e
 func (a *API) audiences(path, one string, has func(*audience.Definition) bool) resource[audience.Definition, audience.Definition] {
 	return resource[audience.Definition, audience.Definition]{
 		path: path, one: one, kind: defs.Audience, area: "audiences", common: true, has: has, show: same[audience.Definition],
-		id:  func(d *audience.Definition) *string { return (*string)(&d.ID) },
-		own: func(w *world, d *audience.Definition) bool { return w.ownAudience(d.ID) },
+		id:      func(d *audience.Definition) *string { return (*string)(&d.ID) },
+		own:     func(w *world, d *audience.Definition) bool { return w.ownAudience(d.ID) },
+		prepare: (*audience.Definition).ReadText,
+		normal: func(d *audience.Definition) {
+			if e, err := d.Expr(); err == nil && len(d.Rule) > 0 {
+				d.Rule = query.Print(e)
+			}
+		},
 		check: func(w *world, d, _ *audience.Definition) error {
 			if err := d.ReadText(); err != nil {
 				return err
@@ -276,6 +293,9 @@ func (a *API) audiences(path, one string, has func(*audience.Definition) bool) r
 }
 
 func (w *world) audiences() (*audience.Catalog, error) {
+	if w.catalog != nil {
+		return w.catalog, nil
+	}
 	list, err := load[audience.Definition](w, defs.Audience)
 	if err != nil {
 		return nil, err
@@ -284,7 +304,8 @@ func (w *world) audiences() (*audience.Catalog, error) {
 	for i, d := range w.snap.List(defs.Audience) {
 		versioned[i] = audience.Versioned{Definition: list[i], Version: d.Version}
 	}
-	return audience.NewCatalog(versioned), nil
+	w.catalog = audience.NewCatalog(versioned)
+	return w.catalog, nil
 }
 
 func checkAudience(w *world, d *audience.Definition) error {

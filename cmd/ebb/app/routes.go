@@ -48,15 +48,15 @@ func (s *Server) apiOptions() api.Options {
 	builtin, _ := builtinTaxonomies() // the catalog was made of them already
 	return api.Options{
 		Defs: s.defs, Builtin: builtin, Changed: s.refresh,
-		Estimate: s.Estimate, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
+		Estimate: s.Estimate, Preview: s.Preview, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
 		Import: s.Import, Operations: s.App,
-		Erase:  s.Erase, Receipt: s.Receipt, Audit: s.Audit,
+		Erase: s.Erase, Receipt: s.Receipt, Audit: s.Audit,
 		Night: s.night, Backup: s.writeBackup,
 		Trail: s.trail, Used: s.used(), Answers: defs.Answers{Keyed: s.store.Keyed()},
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
 		Inspect:  s.Inspect, Waterfall: s.Waterfall,
-		Spool:    s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
+		Spool: s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
 	}
 }
 
