@@ -128,6 +128,10 @@ type Chunk struct {
 	// Judge reads a receiver's answer, if the format knows its answers; else
 	// nil, and the transport goes by the status alone.
 	Judge func(status int, answer []byte) (Verdict, error)
+	// Took is told the receiver's name of the job by which it works on the chunk
+	// after it has taken it. A transport that calls it is a Follower. Nil if
+	// nobody asks.
+	Took func(job string)
 	// Headers returns the format's own for a body, or is nil.
 	Headers func(body []byte, secret string, now taxonomy.Millis) (map[string]string, error)
 }

@@ -68,6 +68,8 @@ type head struct {
 	Owes    bool     `json:"owes,omitempty"`
 	Retry   retry    `json:"retry"`
 	Letters []Letter `json:"letters,omitempty"` // the newest last
+	// Jobs are those of the receiver whose outcome is not known yet.
+	Jobs []job `json:"jobs,omitempty"`
 
 	version uint64
 }

@@ -90,6 +90,9 @@ type Letter struct {
 // way, or plans anew.
 func (d *Deliverer) push(ctx context.Context, dest *Destination, src *Source) (done Delivery, err error) {
 	defer d.lockIn(d.run, dest.ID)()
+	if err := d.follow(ctx, dest); err != nil {
+		return done, err
+	}
 	// What was under way, then one plan: more only if another node meddles.
 	for range 2 * attempts {
 		var under *pending
@@ -232,6 +235,9 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, src.Generation.Epoch, src.Generation.Number, src.Generation.Clock, clock
 	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
+	if h.Transport != dest.Transport {
+		nh.Jobs = nil // nobody is left who could be asked
+	}
 	nh.Audiences, nh.Files, nh.Transport = infos(dest, src), nil, dest.Transport
 	if e.Full {
 		nh.FullAt = clock
@@ -457,8 +463,10 @@ func (d *Deliverer) pace(ctx context.Context, dest *Destination, p *pending) (bo
 func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending, wave []*Chunk) (here, more bool, err error) {
 	outcomes := make([]error, len(wave))
 	verdicts := make([]Verdict, len(wave))
+	jobs := make([]string, len(wave))
 	var wg sync.WaitGroup
 	for i, c := range wave {
+		c.Took = func(job string) { jobs[i] = job }
 		judge := c.Judge
 		if judge != nil {
 			c.Judge = func(status int, answer []byte) (v Verdict, err error) {
@@ -499,6 +507,9 @@ func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending,
 						set(q.Done, c.Index)
 						q.Run.Acknowledged++
 						q.Run.Rejected = add(q.Run.Rejected, verdicts[i].Rejected)
+						if jobs[i] != "" {
+							h.took(q, c, jobs[i], now)
+						}
 					}
 				case errors.Is(err, ErrRefused):
 					set(q.Refused, c.Index)

@@ -52,6 +52,11 @@ type Delivery struct {
 	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
 	// Withheld are the audiences that may not be sent to this destination.
 	Withheld []Withheld `json:"withheld,omitempty"`
+	// Of receivers that take a chunk first and work on it later: how many such
+	// jobs there were, how many have ended, and how many of them failed.
+	Jobs       int `json:"jobs,omitempty"`
+	JobsEnded  int `json:"jobs_ended,omitempty"`
+	JobsFailed int `json:"jobs_failed,omitempty"`
 	// Of what is pushed: chunks in all, acknowledged, and refused for good; the
 	// rows that the receiver did not take although it took their chunk, by its
 	// own words; its last answer that was not yes, and when it is asked again.
@@ -147,7 +152,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
 	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
 	nh.Audiences = infos(dest, src)
-	nh.Transport, nh.Pending, nh.Owes, nh.Retry, nh.Letters = "", nil, false, retry{}, nil
+	nh.Transport, nh.Pending, nh.Owes, nh.Retry, nh.Letters, nh.Jobs = "", nil, false, retry{}, nil, nil
 	if e.Full {
 		nh.Files = nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery/format/xandr"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/yahoo"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport/bss"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/dir"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/https"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
@@ -62,6 +63,7 @@ func (a *App) transports() map[string]delivery.Transport {
 		"pull":  pull.Transport{},
 		"dir":   dir.Transport{FS: a.env.FS, Root: a.cfg.Data + outgoingSuffix},
 		"https": https.New(https.Options{Guard: guard, Secret: a.secret, Now: a.env.millis}),
+		"bss":   bss.New(https.Options{Guard: guard, Secret: a.secret, Now: a.env.millis}),
 		"sftp":  sftp.Transport{Dial: guard.Dial, Secret: a.secret},
 		"s3":    s3.New(s3.Options{Guard: guard, Secret: a.secret}),
 	}

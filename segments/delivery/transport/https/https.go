@@ -58,9 +58,12 @@ type Transport struct {
 var _ delivery.Transport = (*Transport)(nil)
 
 // New returns the transport. It connects to nothing.
-func New(o Options) *Transport {
-	t := &Transport{o: o}
-	t.client = &http.Client{
+func New(o Options) *Transport { return &Transport{o: o, client: Client(o)} }
+
+// Client returns an HTTP client that connects by the guard, follows no redirect
+// and waits for nobody for ever. Whoever uses it bounds what it reads.
+func Client(o Options) *http.Client {
+	return &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -79,7 +82,6 @@ func New(o Options) *Transport {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       wholeTimeout,
 	}
-	return t
 }
 
 // Facts: chunks are pushed.
@@ -172,16 +174,7 @@ func (t *Transport) Send(ctx context.Context, d *delivery.Destination, c *delive
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		// The URL is not repeated: it may hold what should not be in a log.
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		var ce *transport.ConnectError
-		if errors.As(err, &ce) {
-			return ce
-		}
-		return fmt.Errorf("no answer: %v: %w", err, retention.ErrUnknown)
+		return NoAnswer(err)
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer+1))
@@ -189,27 +182,47 @@ func (t *Transport) Send(ctx context.Context, d *delivery.Destination, c *delive
 	return t.outcome(res, answer, whole, c)
 }
 
+// NoAnswer says what the error of a client means for what was sent.
+func NoAnswer(err error) error {
+	// The URL is not repeated: it may hold what should not be in a log.
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	var ce *transport.ConnectError
+	if errors.As(err, &ce) {
+		return ce
+	}
+	return fmt.Errorf("no answer: %v: %w", err, retention.ErrUnknown)
+}
+
 // outcome says what an answer means for the chunk.
 func (t *Transport) outcome(res *http.Response, answer []byte, whole bool, c *delivery.Chunk) error {
+	status := res.StatusCode
+	if err := Status(res, t.o.Now()); err != nil || c.Judge == nil {
+		return err
+	}
+	if !whole {
+		return fmt.Errorf("the receiver answers %d and too much or not all of what it says: %w", status, retention.ErrUnknown)
+	}
+	_, err := c.Judge(status, answer)
+	return err
+}
+
+// Status says what an answer's status means for what was sent: nil for 2xx.
+func Status(res *http.Response, now taxonomy.Millis) error {
 	status := res.StatusCode
 	said := fmt.Errorf("the receiver answers %d", status)
 	switch {
 	case status >= 200 && status < 300:
-		if c.Judge == nil {
-			return nil
-		}
-		if !whole {
-			return fmt.Errorf("%w and too much or not all of what it says: %w", said, retention.ErrUnknown)
-		}
-		_, err := c.Judge(status, answer)
-		return err
+		return nil
 	case status >= 300 && status < 400:
 		return fmt.Errorf("%w, a redirect, which is not followed: set url to where it leads", said)
 	case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
-		return &delivery.Later{After: retryAfter(res.Header.Get("Retry-After"), t.o.Now()), Err: said}
+		return &delivery.Later{After: retryAfter(res.Header.Get("Retry-After"), now), Err: said}
 	case status >= 500:
 		// It may have come as far as being stored.
-		return &delivery.Later{After: retryAfter(res.Header.Get("Retry-After"), t.o.Now()), Err: fmt.Errorf("%w: %w", said, retention.ErrUnknown)}
+		return &delivery.Later{After: retryAfter(res.Header.Get("Retry-After"), now), Err: fmt.Errorf("%w: %w", said, retention.ErrUnknown)}
 	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusProxyAuthRequired:
 		return fmt.Errorf("%w: look at credentials_file", said)
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusGone:
