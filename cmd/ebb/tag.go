@@ -60,14 +60,18 @@ func (s tagSnippetCommand) Run(c *cli.Context) error {
 type tagVerifyCommand struct {
 	URL     string        `arg:"" help:"A page of the site."`
 	Timeout time.Duration `default:"15s" help:"How long to wait for all answers."`
+	Inspect bool          `help:"Also ask the server of this data directory what its inspector saw of the site."`
 }
 
 func (tagVerifyCommand) Help() string {
-	return `Fetches the page and what its tag would ask, as this machine sees them, and ends with 1 if something is wrong. It runs no script, so a tag that a tag manager loads is not found.
+	return `Fetches the page and what its tag would ask, as this machine sees them, and ends with 1 if something is wrong. It runs no script, so a tag that a tag manager loads is not found. It posts an empty batch with consent, as a visitor's first page does, to see whether an ID comes back.
 
-Example:
+With --inspect it adds what the inspector of the site found in the last ten minutes: the same codes that the console shows.
 
-    ebb tag verify https://shop.example/`
+Examples:
+
+    ebb tag verify https://shop.example/
+    ebb tag verify https://shop.example/ --inspect`
 }
 
 // tagFinding is one thing that was looked at.
@@ -86,6 +90,13 @@ func (v tagVerifyCommand) Run(c *cli.Context) error {
 	ctx, cancel := context.WithTimeout(c, v.Timeout)
 	defer cancel()
 	found := verifyTag(ctx, &http.Client{}, page)
+	if v.Inspect {
+		seen, err := inspectTag(c, siteFound(found))
+		if err != nil {
+			return err
+		}
+		found = append(found, seen...)
+	}
 	var rows cli.Rows
 	bad := false
 	for _, f := range found {
@@ -105,7 +116,7 @@ func (v tagVerifyCommand) Run(c *cli.Context) error {
 }
 
 var (
-	tagScript  = regexp.MustCompile(`(?is)<script\b[^>]*\bsrc\s*=\s*["']?([^"'\s>]+/t/[^"'\s>]+/ebb\.js)["']?[^>]*>`)
+	tagScript  = regexp.MustCompile(`(?is)<script\b[^>]*\bsrc\s*=\s*["']?([^"'\s>]+/t/[^"'\s>]+/ebb\.js(?:\?[^"'\s>]*)?)["']?[^>]*>`)
 	tagSetting = regexp.MustCompile(`(?is)\bdata-(site|host|consent|default)\s*=\s*["']?([^"'\s>]+)`)
 	metaPolicy = regexp.MustCompile(`(?is)<meta\b[^>]*http-equiv\s*=\s*["']?content-security-policy["']?[^>]*\bcontent\s*=\s*"([^"]*)"`)
 )
@@ -151,11 +162,14 @@ func verifyTag(ctx context.Context, client *http.Client, page *url.URL) (found [
 		return found
 	}
 	set := make(map[string]string)
+	for k, v := range src.Query() { // where nobody can set attributes
+		set[k] = v[0]
+	}
 	for _, s := range tagSetting.FindAllStringSubmatch(m[0], -1) {
 		set[strings.ToLower(s[1])] = s[2]
 	}
 	add("tag", true, src.String())
-	if !add("site", set["site"] != "", cond(set["site"] != "", set["site"], "the script has no data-site")) {
+	if !add("site", set["site"] != "", cond(set["site"] != "", set["site"], "the script has no data-site, and no site= in its address")) {
 		return found
 	}
 	mixed := page.Scheme == "https" && src.Scheme != "https"
@@ -177,6 +191,8 @@ func verifyTag(ctx context.Context, client *http.Client, page *url.URL) (found [
 		}
 		add("edge", ok, detail)
 	}
+	add(verifyParty(page, host))
+	add(verifyCookie(ctx, client, host, set["site"], origin))
 	policies := first.Header.Values("Content-Security-Policy")
 	for _, p := range metaPolicy.FindAllStringSubmatch(html, -1) {
 		policies = append(policies, p[1])

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -11,25 +13,34 @@ import (
 
 // A page of each kind of mistake, and what is said of it.
 func TestTheTagOfAPageIsVerified(t *testing.T) {
-	for name, c := range map[string]struct {
-		attrs, policy, status string
-		tag                   bool
-		wrong                 string
-	}{
-		"good":                      {`data-site="shop"`, "", "", true, ""},
-		"no tag":                    {"", "", "", false, "tag"},
-		"no site":                   {"", "", "", true, "site"},
-		"unknown site":              {`data-site="other"`, "", "", true, "edge"},
-		"policy forbids the script": {`data-site="shop"`, "default-src 'none'; connect-src *", "", true, "policy script-src"},
-		"policy forbids to connect": {`data-site="shop"`, "script-src *; connect-src 'none'", "", true, "policy connect-src"},
-		"policy of other things":    {`data-site="shop"`, "frame-ancestors 'none'", "", true, ""},
-		"nobody is asked":           {`data-site="shop" data-consent="none"`, "", "", true, "consent"},
+	const ours = "__Host-ebb=1.k.v; Path=/; Max-Age=7776000; Secure; HttpOnly; SameSite=Lax"
+	type page struct{ attrs, query, policy, edge, cookie, wrong string }
+	for name, c := range map[string]page{
+		"good":                      {attrs: `data-site="shop"`},
+		"settings in the address":   {attrs: ` `, query: "?site=shop&amp;layer=dataLayer"},
+		"no tag":                    {wrong: "tag"},
+		"no site":                   {attrs: ` `, wrong: "site"},
+		"unknown site":              {attrs: `data-site="other"`, wrong: "edge, cookie"},
+		"policy forbids the script": {attrs: `data-site="shop"`, policy: "default-src 'none'; connect-src *", wrong: "policy script-src"},
+		"policy forbids to connect": {attrs: `data-site="shop"`, policy: "script-src *; connect-src 'none'", wrong: "policy connect-src"},
+		"policy of other things":    {attrs: `data-site="shop"`, policy: "frame-ancestors 'none'"},
+		"nobody is asked":           {attrs: `data-site="shop" data-consent="none"`, wrong: "consent"},
+		"a proxy drops the cookie":  {attrs: `data-site="shop"`, cookie: "other=1", wrong: "cookie"},
+		"a proxy changes it":        {attrs: `data-site="shop"`, cookie: "__Host-ebb=1.k.v; Path=/; Max-Age=7776000; HttpOnly", wrong: "cookie"},
+		"another domain":            {attrs: `data-site="shop"`, edge: "localhost", wrong: "first party"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			edge := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/v1/seg" && r.URL.Query().Get("site") != "shop" {
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				if r.URL.Path == "/v1/seg" && r.URL.Query().Get("site") != "shop" || len(body) > 0 && !strings.Contains(string(body), `"shop"`) {
 					http.Error(w, `{"code":"unknown_site"}`, 404)
 					return
+				}
+				if r.URL.Path == "/v1/e" {
+					w.Header().Set("Set-Cookie", cmp.Or(c.cookie, ours))
 				}
 				w.Header().Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
 			}))
@@ -38,8 +49,9 @@ func TestTheTagOfAPageIsVerified(t *testing.T) {
 				if c.policy != "" {
 					w.Header().Set("Content-Security-Policy", c.policy)
 				}
-				if c.tag {
-					fmt.Fprintf(w, `<script async src="%s/t/1/ebb.js" %s></script>`, edge.URL, c.attrs)
+				if c.attrs != "" {
+					at := strings.Replace(edge.URL, "127.0.0.1", cmp.Or(c.edge, "127.0.0.1"), 1)
+					fmt.Fprintf(w, `<script async src="%s/t/1/ebb.js%s" %s></script>`, at, c.query, c.attrs)
 				}
 			}))
 			defer site.Close()
