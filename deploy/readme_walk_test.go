@@ -25,7 +25,8 @@ import (
 
 // A new site's owner follows the README in a real browser: two calls, the lines
 // of HTML, the calls of the tag; and sees the events on the site's page in the
-// console.
+// console, each request in its inspector, and those of the test page as they
+// happen.
 func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
@@ -130,5 +131,30 @@ func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 	run(chromedp.Navigate(console), chromedp.SendKeys("#key", admin), chromedp.Submit("#key"), chromedp.WaitVisible("#account"))
 	for !regexp.MustCompile(`(?i)stored\s+4\b|\b4\s+stored`).MatchString(text) {
 		run(chromedp.Navigate(console), chromedp.Text("main", &text), chromedp.Sleep(100*time.Millisecond))
+	}
+	sees := func(where string, words ...string) {
+		t.Helper()
+		for _, w := range words {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s does not say %q: %s", where, w, text)
+			}
+		}
+	}
+	// What came is there at once, without loading again and again.
+	run(chromedp.Click(`a[href$="/inspector"]`), chromedp.WaitVisible("#inspection"), chromedp.Text("main", &text))
+	sees("the inspector", "Nothing of the last ten minutes was refused", "page "+here+"/shoes", "track add_to_cart", "sku=a-1", "Consent: the page: yes", "Cookie: returning", "No rule asks for prop.sku")
+	// The test page carries the tag; what is pressed there comes up below it.
+	run(chromedp.Click(`a[href$="/try"]`), chromedp.WaitVisible(`[data-act="agree"]`), chromedp.Poll(`!!(window.ebb&&ebb.v)`, nil),
+		chromedp.Click(`[data-act="agree"]`), chromedp.SetValue("#at", "/shoes/red"), chromedp.Click(`#walk button`), chromedp.Click(`[data-act="order"]`))
+	for !strings.Contains(text, "conversion order") || !strings.Contains(text, here+"/shoes/red") {
+		run(chromedp.Sleep(50*time.Millisecond), chromedp.Text("#inspection", &text)) // ends with the tab's time
+	}
+	sees("the list below the test page", "test page", "value=59")
+	if shots := os.Getenv("EBB_TEST_SCREENSHOTS"); shots != "" {
+		var png []byte
+		run(chromedp.FullScreenshot(&png, 100))
+		if err := os.WriteFile(shots+"/try.png", png, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
