@@ -39,6 +39,7 @@ type installation struct {
 	binary    string
 	dir, data string
 	ring      *keys.Ring
+	key       string    // the first API key
 	addr      [3]string // public, partner, private
 	messages  bytes.Buffer
 	cmd       *exec.Cmd
@@ -94,9 +95,12 @@ func (in *installation) open() *app.App {
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	a, _, err := app.Open(ctx, app.Options{Config: r.Config, Env: app.System(), Keys: in.ring, Logger: slog.New(slog.DiscardHandler)})
+	a, key, err := app.Open(ctx, app.Options{Config: r.Config, Env: app.System(), Keys: in.ring, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		in.t.Fatal(err)
+	}
+	if key != "" {
+		in.key = key
 	}
 	return a
 }

@@ -51,7 +51,6 @@ type event struct {
 	cat      string // what it says that it is about
 	news     bool   // it stands below /news
 	counts   bool   // it is folded: its visitor is known
-	traits   []string
 }
 
 func newModel() *model {
@@ -90,7 +89,6 @@ func (m *model) came(v *visitor, received taxonomy.Millis, returning bool, limit
 	for _, e := range v.events {
 		if !e.counts && v.adopted != 0 && v.adopted <= e.received+24*taxonomy.Hour {
 			e.counts = true
-			e.traits = m.classify(e)
 		}
 	}
 }
@@ -119,7 +117,8 @@ func parents(cat string) (out []string) {
 
 var categories = []string{"sport", "sport.tennis", "sport.golf", "travel", "travel.sea", "news"}
 
-// classify says what an event is about, by the rules in force.
+// classify says what an event is about, by the rules in force now: as if they had
+// always been (R18).
 func (m *model) classify(e *event) []string {
 	out := parents(e.cat)
 	if e.news && m.pathRule {
@@ -142,7 +141,7 @@ func (m *model) has(v *visitor, trait string, from, to taxonomy.Day) (n int, day
 	days = map[taxonomy.Day]bool{}
 	for _, e := range v.events {
 		d := e.at.Day()
-		if !e.counts || m.withdrawn[e.source] || d < from || d > to || trait != "" && !slices.Contains(e.traits, trait) {
+		if !e.counts || m.withdrawn[e.source] || d < from || d > to || trait != "" && !slices.Contains(m.classify(e), trait) {
 			continue
 		}
 		n++
@@ -183,7 +182,7 @@ func (m *model) until(n *node, v *visitor, today taxonomy.Day) taxonomy.Day {
 	newest := func(traits []string) (d taxonomy.Day) {
 		for _, e := range v.events {
 			if e.counts && !m.withdrawn[e.source] && e.at.Day() > today-taxonomy.RetentionDays && e.at.Day() <= today+1 &&
-				(traits == nil || slices.ContainsFunc(traits, func(t string) bool { return slices.Contains(e.traits, t) })) {
+				(traits == nil || slices.ContainsFunc(traits, func(t string) bool { return slices.Contains(m.classify(e), t) })) {
 				d = max(d, e.at.Day())
 			}
 		}

@@ -645,9 +645,6 @@ func (s *sim) stepDefine() {
 		s.note("audience %s is now %s", name, s.m.audiences[name].json())
 		s.act("define", func() error { s.defineAudience(name); return nil })
 	case 2:
-		// What is folded under the old rules is in a checkpoint first: else a
-		// crash would fold it again under the new ones.
-		s.build()
 		s.m.pathRule = !s.m.pathRule
 		s.note("the path rule is on: %t", s.m.pathRule)
 		s.act("define", func() error { s.definePathRule(); return nil })
@@ -728,7 +725,7 @@ func (s *sim) differ(got map[taxonomy.VisitorKey]bool, want map[taxonomy.Visitor
 		if got[v.key] != (want[v.key] != nil) {
 			fmt.Fprintf(&b, "\nvisitor (in the App's: %t, the model's: %t) adopted %s erased %t:", got[v.key], want[v.key] != nil, v.adopted, v.erased)
 			for _, e := range v.events {
-				fmt.Fprintf(&b, "\n  %s %s at %s received %s counts %t bot %t %v", e.site, e.id, e.at, e.received, e.counts, e.bot, e.traits)
+				fmt.Fprintf(&b, "\n  %s %s at %s received %s counts %t bot %t %v", e.site, e.id, e.at, e.received, e.counts, e.bot, s.m.classify(e))
 			}
 		}
 	}
