@@ -11,6 +11,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/delimited"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/google"
+	"github.com/ebb-dmp/ebb/segments/delivery/format/parquet"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tradedesk"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/webhook"
@@ -41,6 +42,7 @@ func formats() map[string]delivery.Format {
 		"tsv": tsv.Format{}, "webhook": webhook.Format{},
 		"tradedesk": tradedesk.Format{}, "tradedesk-advertiser": tradedesk.Format{Advertiser: true},
 		"google": google.Format{}, "yahoo": yahoo.Format{}, "xandr-avro": xandr.Avro{}, "xandr-text": xandr.Text{},
+		"parquet": parquet.Format{},
 		"beeswax": delimited.Beeswax(), "adform": delimited.Adform(), "audience-manager": delimited.AudienceManager(), "template": delimited.Own(),
 	}
 }
