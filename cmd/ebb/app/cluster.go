@@ -28,6 +28,8 @@ type cluster struct {
 	erased erasedSet
 	// delivers is set while this node holds the lease of deliveries.
 	delivers atomic.Pointer[tenure]
+	// took is when this node last took over a group, in ms.
+	took atomic.Int64
 	// own is, by group, of whom this node's log has records that the followed
 	// checkpoint lacks.
 	own []atomic.Pointer[ownRecords]
@@ -36,6 +38,12 @@ type cluster struct {
 	// withdrawn: pages were built with a source that may not be used any more, so
 	// lists of other nodes do not count until the next generation.
 	withdrawn atomic.Bool
+}
+
+// mayTake reports whether this node may try to take over a group: one a second, so
+// that several nodes share what another leaves.
+func (c *cluster) mayTake(now time.Time) bool {
+	return now.UnixMilli()-c.took.Load() >= lookEvery.Milliseconds()
 }
 
 // clusterEngine is the cluster's store as an engine.

@@ -294,11 +294,15 @@ func (d *tending) follow(ctx context.Context) (time.Duration, error) {
 	f := g.fold.Load()
 	if now := a.env.Now(); now.Sub(d.looked) >= lookEvery || !f.Following() {
 		d.looked = now
-		taken, err := a.take(ctx, g)
-		if err != nil && !errors.Is(err, retention.ErrHeld) {
-			return 0, err
+		taken := false
+		if a.cluster.mayTake(now) {
+			var err error
+			if taken, err = a.take(ctx, g); err != nil && !errors.Is(err, retention.ErrHeld) {
+				return 0, err
+			}
 		}
 		if taken {
+			a.cluster.took.Store(now.UnixMilli())
 			a.log.Info("this node builds from here on", "group", g.n)
 			d.saved = now
 			return 0, a.swapSeg(ctx)
@@ -481,4 +485,14 @@ func (a *App) joinCluster(ctx context.Context) error {
 		return a.every(ctx, a.leaseLife()/4, "renew what this node builds", a.renewLeases)
 	})
 	return nil
+}
+
+// Builds returns the groups that this node builds now.
+func (a *App) Builds() (out []taxonomy.Group) {
+	for _, g := range a.fold.list {
+		if t := g.tenure.Load(); t != nil && (a.cluster == nil || a.lives(t)) {
+			out = append(out, g.n)
+		}
+	}
+	return out
 }
