@@ -134,6 +134,9 @@ func cleanProps(dst []taxonomy.Prop, props []wireProp) ([]taxonomy.Prop, *fault)
 		if f := checkText("props key "+itoa(i), p.Key, maxPropKey); f != nil {
 			return dst, f
 		}
+		if c := findHash(p.Key); c != "" {
+			return dst, personal("props key "+itoa(i), c, p.Key)
+		}
 		if p.Key == Bait {
 			continue // said its part
 		}

@@ -49,8 +49,10 @@ func findPII(s string) piiClass {
 				return c
 			}
 		}
-		if hint&hintBase64 != 0 && hidesEmail(s) {
-			return piiEmail
+		if hint&hintBase64 != 0 {
+			if c := hidden(s); c != "" {
+				return c
+			}
 		}
 		if hint&hintPercent == 0 || round == piiRounds {
 			return ""
@@ -219,8 +221,9 @@ func isBase64(s string) bool {
 	return true
 }
 
-// hidesEmail reports whether s is an e-mail address in base64 or base64url.
-func hidesEmail(s string) bool {
+// hidden returns what base64 or base64url hides in s: text that is personal
+// itself. What decodes to no text is nobody's, however it looks.
+func hidden(s string) piiClass {
 	s = strings.TrimRight(s, "=")
 	enc := base64.RawStdEncoding
 	if strings.ContainsAny(s, "-_") {
@@ -228,18 +231,24 @@ func hidesEmail(s string) bool {
 	}
 	var a [384]byte
 	n, err := enc.Decode(a[:], []byte(s))
-	if err != nil {
-		return false
-	}
-	if !utf8.Valid(a[:n]) {
-		return false
+	if err != nil || !utf8.Valid(a[:n]) {
+		return ""
 	}
 	for _, c := range a[:n] {
 		if c < ' ' || c == 0x7f {
-			return false
+			return ""
 		}
 	}
-	return hasEmail(string(a[:n]))
+	text := string(a[:n])
+	if hasEmail(text) {
+		return piiEmail
+	}
+	if hint := prefilter(text); hint != 0 {
+		if c := findPlain(text, hint); c != "" {
+			return c
+		}
+	}
+	return findHash(text)
 }
 
 // ibanLength is how long each country's IBANs are (the registry of ISO 13616).

@@ -1,6 +1,7 @@
 package tagserver
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/url"
 	"strings"
@@ -256,5 +257,31 @@ func TestASampleShowsNothing(t *testing.T) {
 	}
 	if n := len(redact(strings.Repeat("x", 1000))); n != 64 {
 		t.Errorf("%d bytes", n)
+	}
+}
+
+// What the leak test of the whole App has found: a hash as a key, what base64
+// hides besides addresses, a token behind a word and a colon.
+func TestWhatTheLeakTestFoundIsRefused(t *testing.T) {
+	const hash = "5f4dcc3b5aa765d61d8327deb882cf99aabbccdd"
+	if _, f := cleanProps(nil, []wireProp{{Key: hash, Value: "v"}}); f == nil || f.reason != taxonomy.ReasonPII || strings.Contains(f.why+f.field, hash) {
+		t.Errorf("a hash as a key: %+v", f)
+	}
+	for _, plain := range []string{"+49 151 23456789", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00", hash, "jane@mail.example"} {
+		for _, enc := range []*base64.Encoding{base64.StdEncoding, base64.RawURLEncoding} {
+			if s := enc.EncodeToString([]byte(plain)); findPII(s) == "" {
+				t.Errorf("%q hides in %q", plain, s)
+			}
+		}
+	}
+	for _, s := range []string{"token:eyJwIjoxfQ.eyJwIjoxfQ.c2ln", "mailto:eyJwIjoxfQ.eyJwIjoxfQ.c2ln", "key:AKIAIOSFODNN7EXAMPLEX"} {
+		if findPII(s) == "" {
+			t.Errorf("%q passes", s)
+		}
+	}
+	for _, s := range []string{base64.StdEncoding.EncodeToString([]byte("summer sale, 20 % off")), base64.StdEncoding.EncodeToString([]byte("sku 12345")), "eyJhIjoxfQ"} {
+		if c := findPII(s); c != "" {
+			t.Errorf("%q is taken for %s", s, c)
+		}
 	}
 }

@@ -43,9 +43,16 @@ func classOfToken(t string, afterBearer bool) piiClass {
 		return piiToken
 	}
 	if len(t) >= 20 {
+		// Two parts of a JSON Web Token, wherever they begin: "token:eyJ….eyJ…".
+		if at := strings.Index(t, "eyJ"); at >= 0 && strings.Contains(t[at:], ".eyJ") {
+			return piiToken
+		}
+		last := t[strings.LastIndexByte(t, ':')+1:]
 		for _, p := range tokenPrefixes {
-			if strings.HasPrefix(t, p) && (p != "eyJ" || strings.IndexByte(t, '.') > 0) {
-				return piiToken
+			for _, t := range [...]string{t, last} {
+				if len(t) >= 20 && strings.HasPrefix(t, p) && (p != "eyJ" || strings.IndexByte(t, '.') > 0) {
+					return piiToken
+				}
 			}
 		}
 	}
