@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
+	"time"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
 	"github.com/ebb-dmp/ebb/cmd/ebb/cli"
@@ -14,6 +16,7 @@ import (
 
 type consentCommand struct {
 	Explain consentExplain `cmd:"" help:"Decode a consent string into words, and decide on it for each destination."`
+	Permits consentPermits `cmd:"" help:"Count what visitors allow, and who would be lost without each purpose."`
 }
 
 type consentExplain struct {
@@ -89,6 +92,68 @@ func (x consentExplain) Run(c *cli.Context) error {
 		rows.Add("destination "+string(d.Destination), d.Why)
 	}
 	return c.Print(e, rows)
+}
+
+type consentPermits struct {
+	Audience string `arg:"" optional:"" help:"An audience of the current generation; all visitors if none is named."`
+}
+
+func (consentPermits) Help() string {
+	return `Counts visitors by their newest consent, as of the last checkpoint. "Lost" says how many would leave the audiences, destinations, insights or training if nobody agreed to that purpose. Below 50 visitors no exact number is shown.
+
+Examples:
+
+    ebb consent permits
+    ebb consent permits grocery-regulars
+    ebb consent permits -o json`
+}
+
+type shownCount struct {
+	Shown string `json:"shown"`
+}
+
+// Run counts.
+func (x consentPermits) Run(c *cli.Context) error {
+	return reach(c, func(cl *client.Client) error {
+		var p struct {
+			AsOf         time.Time  `json:"as_of"`
+			Visitors     shownCount `json:"visitors"`
+			Destinations []struct {
+				Destination string     `json:"destination"`
+				Allowed     shownCount `json:"allowed"`
+			} `json:"destinations"`
+			Signals []struct {
+				Signal   string     `json:"signal"`
+				Visitors shownCount `json:"visitors"`
+			} `json:"signals"`
+			Without []struct {
+				Purpose int        `json:"purpose"`
+				Name    string     `json:"name"`
+				Lost    shownCount `json:"lost"`
+				From    string     `json:"from"`
+			} `json:"without"`
+		}
+		path := "/api/v1/consent/permits"
+		if x.Audience != "" {
+			path += "?audience=" + url.QueryEscape(x.Audience)
+		}
+		doc, err := cl.Get(c, path, &p)
+		if err != nil {
+			return fmt.Errorf("count what visitors allow: %w", err)
+		}
+		rows := cli.Rows{Head: []string{"OF", "VISITORS", "MEANS"}}
+		rows.Add("all", p.Visitors.Shown, "as of "+when(p.AsOf))
+		for _, w := range p.Without {
+			rows.Add(fmt.Sprintf("without purpose %d", w.Purpose), "-"+w.Lost.Shown, "lost to "+w.From+": "+w.Name)
+		}
+		for _, d := range p.Destinations {
+			rows.Add("destination "+d.Destination, d.Allowed.Shown, "may be sent now")
+		}
+		for _, g := range p.Signals {
+			rows.Add("signal "+g.Signal, g.Visitors.Shown, "decided by it")
+		}
+		return c.Print(doc, rows)
+	})
 }
 
 func orNone(s string) string {

@@ -36,6 +36,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/tagserver/consent"
 	"github.com/ebb-dmp/ebb/taxonomy"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
@@ -124,6 +125,12 @@ type Options struct {
 	Used    defs.Used
 	Answers defs.Answers
 
+	// Explain decodes a consent string into words, and decides on it for each
+	// destination. Permits counts what visitors allow: all, or those of an audience
+	// of the current generation, else retention.ErrNotFound.
+	Explain func(string) consent.Explanation
+	Permits func(context.Context, taxonomy.AudienceID) (consent.Permits, error)
+
 	// Spool returns an empty file that lasts as long as one request. What is
 	// written to it is encrypted with a key that is nowhere else.
 	Spool func() (Spool, error)
@@ -203,7 +210,7 @@ func New(o Options) (*API, error) {
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Operations", o.Operations != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil}, {"Waterfall", o.Waterfall != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
-		{"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
+		{"Explain", o.Explain != nil}, {"Permits", o.Permits != nil}, {"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
 	} {
 		if !need.ok {
 			return nil, fmt.Errorf("make the API: option %s is not set", need.name)
@@ -237,6 +244,7 @@ func New(o Options) (*API, error) {
 	a.auditing()
 	a.planning()
 	a.inspecting()
+	a.consents()
 	a.falling()
 	if err := a.describe(); err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)

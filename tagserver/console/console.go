@@ -22,6 +22,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/tagserver/consent"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -90,6 +91,11 @@ type Options struct {
 	// Refusals returns the last refusals of a site, newest first, or of no site:
 	// tagserver.Server.Refusals.
 	Refusals func(taxonomy.SiteID) []tagserver.Refusal
+	// Explain decodes a consent string into words, and decides on it for each
+	// destination; Permits counts what visitors allow: all, or those of an audience.
+	// Without both there is no page about consent.
+	Explain func(string) consent.Explanation
+	Permits func(context.Context, taxonomy.AudienceID) (consent.Permits, error)
 	// Inspect shows what became of a site's last requests, and Rehearse returns
 	// what answers the tag on the test page: tagserver.Server.Rehearse. Nil: there is no
 	// inspector, or no test page.
@@ -222,6 +228,7 @@ func (c *Console) Routes() []tagserver.Route {
 		admin("/audiences/:id", c.audience),
 		admin("/destinations", c.destinations),
 		admin("/destinations/:id", c.destination),
+		admin("/consent", c.consent),
 		admin("/retention", c.retention),
 		admin("/help", c.helpIndex),
 		admin("/help/:page", c.helpPage),

@@ -95,7 +95,8 @@ func (w *world) options() Options {
 		Definitions: w, Generations: w, Deliveries: w,
 		Accounts: func(context.Context) (map[taxonomy.SiteID]Account, error) { return w.accounts, w.fail },
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return w.refusals[id] },
-		Inspect:  w.inspect, Waterfall: w.fallen,
+		Explain:  w.explain, Permits: w.permits,
+		Inspect: w.inspect, Waterfall: w.fallen,
 		Rehearse: func() tagserver.Rehearsal { return w.rehearse },
 		Audit:    func(context.Context) forget.Report { return w.report },
 		Receipt: func(_ context.Context, id string) (forget.Receipt, error) {
@@ -180,7 +181,7 @@ func (s *served) get(t testing.TB, path string) (int, string) {
 
 // paths are all pages that a world has.
 func (w *world) paths() []string {
-	out := []string{base, base + "/sites", base + "/audiences", base + "/destinations", base + "/retention", base + "/help", base + "/nothing/here"}
+	out := []string{base, base + "/sites", base + "/audiences", base + "/destinations", base + "/consent", base + "/consent?string=" + url.QueryEscape(fullConsent) + "&audience=regulars", base + "/retention", base + "/help", base + "/nothing/here"}
 	seg := func(s string) string { return url.PathEscape(s) }
 	for _, s := range w.sites {
 		own := base + "/sites/" + seg(string(s.ID))

@@ -38,4 +38,3 @@ func sortedIDs[K taxonomy.DestinationID, V any](m map[K]V) []K {
 	slices.Sort(ids)
 	return ids
 }
-

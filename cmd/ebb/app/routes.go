@@ -55,7 +55,8 @@ func (s *Server) apiOptions() api.Options {
 		Trail: s.trail, Used: s.used(), Answers: defs.Answers{Keyed: s.store.Keyed()},
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
-		Inspect:  s.Inspect, Waterfall: s.Waterfall,
+		Explain:  s.ExplainConsent, Permits: s.Permits,
+		Inspect: s.Inspect, Waterfall: s.Waterfall,
 		Spool: s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
 	}
 }
@@ -66,7 +67,8 @@ func (s *Server) consoleOptions() console.Options {
 		Definitions: definitions{s.App}, Generations: s.generations, Deliveries: s.deliverer,
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
-		Inspect:  s.Inspect, Waterfall: s.Waterfall,
+		Explain:  s.ExplainConsent, Permits: s.Permits,
+		Inspect: s.Inspect, Waterfall: s.Waterfall,
 		Rehearse: func() tagserver.Rehearsal { return s.edge.Rehearse },
 		Audit:    s.Audit, Receipt: s.Receipt,
 		Public:   func() string { return s.origin(tagserver.Public) },

@@ -1,0 +1,123 @@
+package console
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/tagserver/consent"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// maxConsentString is how long a string may be that is asked about, in bytes: the
+// parsers refuse longer ones.
+const maxConsentString = 8 << 10
+
+type consentData struct {
+	Asked   string
+	Long    bool // too long to be shown again
+	Answer  *consent.Explanation
+	Sites   []taxonomy.Site
+	Choices []audienceChoice
+	Of      string // title of the audience that is counted; "" all visitors
+	Fault   string
+	Permits *permitsShown
+}
+
+type audienceChoice struct {
+	ID, Title string
+	Chosen    bool
+}
+
+// permitsShown is what visitors allow, as people may see it.
+type permitsShown struct {
+	AsOf         taxonomy.Millis
+	Visitors     string
+	Without      []lostShown
+	Destinations []reachShown
+	Signals      []signalShown
+}
+
+type lostShown struct {
+	Purpose          int
+	Name, Lost, From string
+}
+
+type reachShown struct{ ID, Title, Allowed string }
+
+type signalShown struct{ Name, Visitors, Profile string }
+
+// signalWords are the signals in people's words.
+var signalWords = map[taxonomy.Signal]string{
+	taxonomy.SignalNone: "nothing said", taxonomy.SignalMode: "the law of the country", taxonomy.SignalExplicit: "the visitor's answer to the page",
+	taxonomy.SignalTCF: "a TCF string", taxonomy.SignalGPP: "a GPP string", taxonomy.SignalUSP: "a US Privacy string",
+	taxonomy.SignalAsserted: "a source's agreement", taxonomy.SignalGPC: "Global Privacy Control", taxonomy.SignalOptOut: "the opt-out cookie",
+}
+
+// consent shows what a string means, what visitors allow, and what would be lost
+// without a purpose.
+func (c *Console) consent(e echo.Context) (*page, error) {
+	if c.o.Explain == nil || c.o.Permits == nil {
+		return c.nothing(e)
+	}
+	ctx := e.Request().Context()
+	d := consentData{Asked: strings.TrimSpace(e.QueryParam("string")), Sites: c.o.Definitions.Sites()}
+	if d.Asked != "" {
+		x := c.o.Explain(d.Asked)
+		d.Answer = &x
+		if len(d.Asked) > maxConsentString {
+			d.Asked, d.Long = "", true
+		}
+	}
+	of := e.QueryParam("audience")
+	catalog := c.o.Definitions.Audiences()
+	for _, a := range catalog.All() {
+		title := a.Title
+		if title == "" {
+			title = string(a.ID)
+		}
+		d.Choices = append(d.Choices, audienceChoice{string(a.ID), title, string(a.ID) == of})
+		if string(a.ID) == of {
+			d.Of = title
+		}
+	}
+	p, err := c.o.Permits(ctx, taxonomy.AudienceID(of))
+	switch {
+	case errors.Is(err, retention.ErrNotFound):
+		d.Fault = "This audience is not in the current generation. It is once it has been built."
+	case err != nil:
+		return nil, fmt.Errorf("count what visitors allow: %w", err)
+	default:
+		d.Permits = c.showPermits(&p)
+	}
+	return &page{Template: "consent", Title: "Consent", Section: base + "/consent", Data: d}, nil
+}
+
+func (c *Console) showPermits(p *consent.Permits) *permitsShown {
+	whole := p.Visitors >= audience.ShownFloor
+	show := func(n uint64) string {
+		if !whole && n >= audience.ShownFloor {
+			return fmt.Sprintf("≥%d", audience.ShownFloor)
+		}
+		return shown(n)
+	}
+	out := &permitsShown{AsOf: p.AsOf, Visitors: show(p.Visitors)}
+	for _, w := range p.Without {
+		out.Without = append(out.Without, lostShown{w.Purpose, w.Name, show(w.Lost), w.From})
+	}
+	titles := map[taxonomy.DestinationID]string{}
+	for _, x := range c.o.Definitions.Destinations() {
+		titles[x.ID] = x.Title
+	}
+	for _, x := range p.Destinations {
+		out.Destinations = append(out.Destinations, reachShown{string(x.Destination), titles[x.Destination], show(x.Allowed)})
+	}
+	for _, s := range p.Signals {
+		out.Signals = append(out.Signals, signalShown{signalWords[s.Signal], show(s.Visitors), show(s.Profile)})
+	}
+	return out
+}
