@@ -32,17 +32,23 @@ type commands struct {
 	Serve serveCommand `cmd:"" help:"Run the server."`
 	Init  initCommand  `cmd:"" help:"Make an empty data directory with its keys."`
 
-	Import    importCommand    `cmd:"" help:"Take a file of visitors in."`
-	Audience  audienceCommand  `cmd:"" help:"List, count and build audiences."`
-	Translate translateCommand `cmd:"" help:"Turn rules from one form into another."`
-	Lookalike lookalikeCommand `cmd:"" help:"Show how good lookalikes are."`
-	Deliver   deliverCommand   `cmd:"" help:"Deliver audiences to destinations."`
-	Consent   consentCommand   `cmd:"" help:"Explain consent strings."`
-	Tag       tagCommand       `cmd:"" help:"Print and check the tag of a site."`
-	Retention retentionCommand `cmd:"" help:"Audit, forget and erase."`
-	Backup    backupCommand    `cmd:"" help:"Write and check backups."`
-	Restore   restoreCommand   `cmd:"" help:"Bring a backup back into an empty data directory."`
+	Import     importCommand     `cmd:"" help:"Take a file of visitors in."`
+	Audience   audienceCommand   `cmd:"" help:"List, count and build audiences."`
+	Translate  translateCommand  `cmd:"" help:"Turn rules from one form into another."`
+	Lookalike  lookalikeCommand  `cmd:"" help:"Show how good lookalikes are."`
+	Deliver    deliverCommand    `cmd:"" help:"Deliver audiences to destinations."`
+	Plan       planCommand       `cmd:"" help:"Say what definitions in files would change."`
+	Apply      applyCommand      `cmd:"" help:"Make the definitions those of the files."`
+	Export     exportCommand     `cmd:"" help:"Write the definitions into files."`
+	Consent    consentCommand    `cmd:"" help:"Explain consent strings."`
+	Tag        tagCommand        `cmd:"" help:"Print and check the tag of a site."`
+	Operations operationsCommand `cmd:"" help:"See, wait for and cancel what runs in the background."`
+	Retention  retentionCommand  `cmd:"" help:"Audit, forget and erase."`
+	Backup     backupCommand     `cmd:"" help:"Write and check backups."`
+	Restore    restoreCommand    `cmd:"" help:"Bring a backup back into an empty data directory."`
 
+	Access  accessCommand  `cmd:"" help:"Give and revoke API keys."`
+	Audit   auditCommand   `cmd:"" help:"List and verify who changed what."`
 	Health  healthCommand  `cmd:"" help:"Ask a running server how it is."`
 	Keys    keysCommand    `cmd:"" help:"Show and change the secret keys."`
 	Config  configCommand  `cmd:"" help:"Check and print the settings."`
@@ -63,7 +69,8 @@ func main() {
 }
 
 // run reads the command line, runs one subcommand, and returns the status: 0 if
-// it did what it should, 1 if it failed, 2 if it was called wrongly.
+// it did what it should, 1 if it failed, 2 if it was called wrongly, 3 if a plan
+// would change something.
 func run(ctx context.Context, args []string) int {
 	var cmd commands
 	settings := newFlags()

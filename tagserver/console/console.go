@@ -117,6 +117,8 @@ type Options struct {
 	// Problems returns what is wrong beside what the console sees itself (faults
 	// of audiences, places past their bound, accounts that do not add up).
 	Problems func(context.Context) []Problem
+	// Working returns what runs in the background now; nil: nothing ever does.
+	Working func(context.Context) []Work
 	// Nights returns the last nightly passes, the newest first.
 	Nights func(context.Context) []Night
 	// Title says a trait in people's words, "" if there are none.

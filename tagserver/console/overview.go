@@ -14,7 +14,18 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
+// Work is what runs in the background.
+type Work struct {
+	Title    string
+	Progress float64 // 0 to 1
+	Next     string  // what to do about it
+}
+
+// Percent is the progress in whole percent.
+func (w Work) Percent() int { return int(100 * w.Progress) }
+
 type overviewData struct {
+	Working      []Work
 	Problems     []Problem
 	Generation   *audience.Generation
 	Visitors     string // empty: not known
@@ -42,6 +53,9 @@ func (c *Console) overview(e echo.Context) (*page, error) {
 	}
 	if c.o.Visitors != nil {
 		d.Visitors = shown(c.o.Visitors())
+	}
+	if c.o.Working != nil {
+		d.Working = c.o.Working(ctx)
 	}
 	c.addAudiences(ctx, d)
 	c.addAccounts(ctx, d)

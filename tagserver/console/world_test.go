@@ -44,6 +44,7 @@ type world struct {
 	report       forget.Report
 	receipts     map[string]forget.Receipt
 	problems     []Problem
+	working      []Work
 	nights       []Night
 	visitors     uint64
 	version      string
@@ -111,6 +112,7 @@ func (w *world) options() Options {
 		Visitors: func() uint64 { return w.visitors },
 		Problems: func(context.Context) []Problem { return w.problems },
 		Nights:   func(context.Context) []Night { return w.nights },
+		Working:  func(context.Context) []Work { return w.working },
 		Title:    func(t taxonomy.Trait) string { return w.titles[t] },
 		Version:  w.version,
 	}

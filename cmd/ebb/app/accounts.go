@@ -104,6 +104,10 @@ func (c *accountCollector) Collect(ch chan<- prometheus.Metric) {
 func (a *App) measure() {
 	a.registry.MustRegister(newAccountCollector(a),
 		gauge("ebb_fold_clock_seconds", "The fold's clock, in seconds since 1970.", func() float64 { return float64(a.fold.Clock()) / 1000 }),
+		gauge("ebb_rules_version", "Version of the rules that every answer is made by.", func() float64 { return float64(a.versionInForce()) }),
+		gauge("ebb_refolds", "Re-folds that run or wait (changed rules, folded again over the stored days).", func() float64 { n, _ := a.refoldProgress(); return float64(n) }),
+		gauge("ebb_refold_events_read", "Stored events that the re-fold under way has read; 0 if none is.", func() float64 { _, o := a.refoldProgress(); return float64(o.Read) }),
+		gauge("ebb_refold_events_total", "About how many it has to read.", func() float64 { _, o := a.refoldProgress(); return float64(o.Total) }),
 		gauge("ebb_checkpoint_number", "Number of the last committed checkpoint.", func() float64 { return float64(a.fold.View().Number()) }),
 		gauge("ebb_generation_number", "Number of the published generation, 0 before the first.", func() float64 {
 			if g := a.current.Load(); g != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/tagserver/api"
+	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 )
 
@@ -161,3 +162,13 @@ func (a *App) versionInForce() (least uint32) {
 }
 
 var _ api.Operations = (*App)(nil)
+
+// working tells the console of the re-fold under way.
+func (a *App) working(context.Context) []console.Work {
+	n, o := a.refoldProgress()
+	if n == 0 {
+		return nil
+	}
+	return []console.Work{{Title: "Changed rules are being applied to the last 90 days", Progress: o.Progress,
+		Next: "Until then every count is by the rules before. ebb operations cancel " + o.ID + " stops it."}}
+}

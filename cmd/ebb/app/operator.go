@@ -52,6 +52,7 @@ func (a *App) Local(ctx context.Context) (http.Handler, error) {
 	if err := a.covered(ctx); err != nil {
 		return nil, err
 	}
+	a.life.run("re-folds", a.refoldLoop)
 	s := &Server{App: a}
 	if err := a.env.FS.RemoveAll(a.spoolDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of uploads: %w", err)

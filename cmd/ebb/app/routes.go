@@ -73,7 +73,7 @@ func (s *Server) consoleOptions() console.Options {
 		Audit:    s.Audit, Receipt: s.Receipt,
 		Public:   func() string { return s.origin(tagserver.Public) },
 		Partner:  func() string { return s.origin(tagserver.Partner) },
-		Problems: s.problems, Nights: s.lastNights, Title: s.titleOf,
+		Problems: s.problems, Nights: s.lastNights, Working: s.working, Title: s.titleOf,
 		Version: Version, Logger: s.log,
 	}
 }
