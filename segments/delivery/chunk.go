@@ -500,3 +500,18 @@ func unmarshalPieces(b []byte) (ps []piece, err error) {
 	}
 	return ps, r.err
 }
+
+// gather adds what a chunk says to what others do.
+func (l *Ledger) gather(says *Ledger, shards int) {
+	for a, h := range says.Held {
+		if l.Held[a] == nil {
+			l.Held[a] = NewHeld(shards)
+		}
+		for s, days := range h {
+			for d, b := range days {
+				l.Held[a].or(s, d, b)
+			}
+		}
+	}
+	l.Outbox = append(l.Outbox, says.Outbox...)
+}

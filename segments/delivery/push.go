@@ -635,14 +635,18 @@ func (d *Deliverer) settleLedger(ctx context.Context, dest taxonomy.DestinationI
 			return fmt.Errorf("read %s: %w", p.Index, err)
 		}
 		today := max(d.o.Now(), h.Clock).Day()
+		// All that was taken at once: no two chunks speak of the same row, and to
+		// settle one costs as much as the whole of what is held.
+		taken := NewLedger()
 		for i := range pieces {
 			switch {
 			case bit(p.Done, i):
-				l.settle(pieces[i].says, today)
+				taken.gather(pieces[i].says, h.Shards)
 			case bit(p.Refused, i) && !bit(p.Doubtful, i):
 				l.refuse(pieces[i].says)
 			}
 		}
+		l.settle(taken, today)
 	} else if !errors.Is(err, retention.ErrNotFound) {
 		return err
 	} // its day is over: all of it stays in Maybe
