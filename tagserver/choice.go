@@ -116,7 +116,8 @@ func (s *Server) handleCategory(c echo.Context) error {
 	v := &w.visit
 	v.ring = s.o.Keys()
 	hd := headOf(c.Request())
-	cookies := readCookies(hd.cookies, v.ring, v.now.Day())
+	v.mode = s.modeOf(&hd)
+	cookies := readCookies(hd.cookies, v.mode, v.ring, v.now.Day())
 	var ids []taxonomy.VisitorKey
 	off := cookies.off
 	for _, i := range cookies.ids[:cookies.n] {
@@ -155,9 +156,9 @@ func (s *Server) handleCategory(c echo.Context) error {
 		}
 	}
 	if len(off) > 0 {
-		v.set(setCookie(CookieOff, offValue(off), optOutSeconds))
+		v.set(v.mode.cookie(CookieOff, offValue(off), optOutSeconds))
 	} else {
-		v.set(setCookie(CookieOff, "", 0))
+		v.set(v.mode.cookie(CookieOff, "", 0))
 	}
 	v.writeCookies(c.Response().Header())
 	reply := offReply{Off: []string{}, Durable: reached.String()}

@@ -97,7 +97,7 @@ func TestEveryRouteThatTouchesAVisitorDecides(t *testing.T) {
 		_, without := handlersWithout[h]
 		decides := slices.Contains(handlersThatDecide, h)
 		if slices.Contains(handlersOfAccess, h) {
-			for _, writes := range []string{"newID", "setCookie", "statement"} {
+			for _, writes := range []string{"newID", "cookie", "statement"} {
 				if reaches(h, writes, map[string]bool{}) {
 					t.Errorf("%s is for access only, and calls %s", h, writes)
 				}

@@ -230,7 +230,7 @@ func FuzzCookies(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		c := readCookies([]string{line, line}, ring, 20_000)
+		c := readCookies([]string{line, line}, cookieMode{}, ring, 20_000)
 		if c.n > 1 || c.n == 1 && (!strings.Contains(line, CookieID+"="+good) || c.ids[0].id != [16]byte{1}) {
 			t.Fatalf("%q gives %d IDs", line, c.n)
 		}

@@ -317,13 +317,17 @@ func (b *browser) do(method, path, body string, header ...string) *httptest.Resp
 // keep does with Set-Cookie what a browser does, and checks what each must be.
 func (b *browser) keep(w *httptest.ResponseRecorder) {
 	b.e.t.Helper()
+	site := http.SameSiteLaxMode
+	if b.e.Server.o.Partitioned && b.header.Get("Sec-Fetch-Site") == "cross-site" {
+		site = http.SameSiteNoneMode
+	}
 	seen := map[string]bool{}
 	for _, line := range w.Result().Header["Set-Cookie"] {
 		c, err := http.ParseSetCookie(line)
 		if err != nil {
 			b.e.t.Fatalf("Set-Cookie %q: %v", line, err)
 		}
-		if !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.SameSite != http.SameSiteLaxMode || c.MaxAge > optOutSeconds || seen[c.Name] {
+		if !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.SameSite != site || c.Partitioned != (site == http.SameSiteNoneMode) || c.MaxAge > optOutSeconds || seen[c.Name] {
 			b.e.t.Errorf("Set-Cookie is not as a __Host- cookie must be: %q", line)
 		}
 		seen[c.Name] = true

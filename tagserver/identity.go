@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -35,6 +34,7 @@ type head struct {
 	gpc, dnt  []string // the Sec-GPC and DNT lines
 	referer   string
 	agent     string
+	fetchSite string
 	peer      string
 	forwarded []string // the X-Forwarded-For lines
 }
@@ -42,7 +42,7 @@ type head struct {
 func headOf(r *http.Request) head {
 	return head{
 		cookies: r.Header["Cookie"], gpc: r.Header["Sec-Gpc"], dnt: r.Header["Dnt"], peer: r.RemoteAddr, forwarded: r.Header["X-Forwarded-For"],
-		referer: first(r.Header["Referer"]), agent: first(r.Header["User-Agent"]),
+		referer: first(r.Header["Referer"]), agent: first(r.Header["User-Agent"]), fetchSite: first(r.Header["Sec-Fetch-Site"]),
 	}
 }
 
@@ -77,7 +77,7 @@ type ident struct {
 
 // readCookies scans the Cookie lines by hand: net/http takes the first of two
 // cookies of a name, trims what it does not like, and allocates for each.
-func readCookies(lines []string, ring *keys.Ring, today taxonomy.Day) (c carried) {
+func readCookies(lines []string, m cookieMode, ring *keys.Ring, today taxonomy.Day) (c carried) {
 	for _, line := range lines {
 		for more := true; more; {
 			var pair string
@@ -90,9 +90,9 @@ func readCookies(lines []string, ring *keys.Ring, today taxonomy.Day) (c carried
 			case CookieOff:
 				c.chose = true
 				c.off = append(c.off, parseOff(value)...) // of two, what either says
-			case CookieID:
+			case m.id():
 				c.any = true
-				id, issued, ok := ring.VerifyCookie(CookieID, value, today)
+				id, issued, ok := ring.VerifyCookie(m.id(), value, today)
 				if ok {
 					c.addID(ident{id, issued, !ring.SignedByCurrent(value)})
 				}
@@ -114,14 +114,10 @@ func (c *carried) addID(i ident) {
 	}
 }
 
-// setCookie returns a Set-Cookie value. There is no other place that makes one.
-func setCookie(name, value string, seconds int) string {
-	return name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(seconds) + "; Secure; HttpOnly; SameSite=Lax"
-}
-
 // visit is one request after it was decided and identified.
 type visit struct {
 	now      taxonomy.Millis
+	mode     cookieMode
 	ring     *keys.Ring
 	decision consent.Decision
 	// Room for what speaks and for why.
@@ -229,15 +225,15 @@ func unread(out []consent.Statement, t Strings, _ taxonomy.Day) []consent.Statem
 //
 // Statements that must be in the log before the answer are left in v.records.
 func (s *Server) identify(v *visit, h *head, c *wireConsent, site *taxonomy.Site, mint bool) error {
-	v.ring = s.o.Keys()
-	cookies := readCookies(h.cookies, v.ring, v.now.Day())
+	v.ring, v.mode = s.o.Keys(), s.modeOf(h)
+	cookies := readCookies(h.cookies, v.mode, v.ring, v.now.Day())
 	if err := s.identifyBy(v, &cookies, h, c, site, mint); err != nil {
 		return err
 	}
 	if cookies.chose && v.known && mint {
 		// A new ID begins with what is off, and the cookie's life begins anew.
 		s.choose(v, v.key, cookies.off, v.returning, site)
-		v.set(setCookie(CookieOff, offValue(cookies.off), optOutSeconds))
+		v.set(v.mode.cookie(CookieOff, offValue(cookies.off), optOutSeconds))
 	}
 	return nil
 }
@@ -251,7 +247,7 @@ func (s *Server) identifyBy(v *visit, cookies *carried, h *head, c *wireConsent,
 	}
 	if v.decision.Expire {
 		if cookies.optOut {
-			v.set(setCookie(CookieOptOut, "1", optOutSeconds))
+			v.set(v.mode.cookie(CookieOptOut, "1", optOutSeconds))
 		}
 		return s.expire(v, cookies, site)
 	}
@@ -275,7 +271,7 @@ func (s *Server) identifyBy(v *visit, cookies *carried, h *head, c *wireConsent,
 			if left := int(i.issued + keys.CookieDays - today); i.old && left > 0 && mint && v.decision.SetCookie() {
 				// The same ID with its day, under the key that signs now: what
 				// is left of its life, not a new one.
-				v.set(setCookie(CookieID, v.ring.SignCookie(CookieID, i.id, i.issued), left*24*3600))
+				v.set(v.mode.cookie(v.mode.id(), v.ring.SignCookie(v.mode.id(), i.id, i.issued), left*24*3600))
 			}
 			s.metrics.cookies.WithLabelValues(cookieReturning).Inc()
 			return nil
@@ -312,7 +308,7 @@ func (s *Server) newID(v *visit, today taxonomy.Day) (taxonomy.VisitorKey, error
 	if err != nil {
 		return key, fmt.Errorf("derive the visitor key: %w", err)
 	}
-	v.set(setCookie(CookieID, v.ring.SignCookie(CookieID, id, today), keys.CookieDays*24*3600))
+	v.set(v.mode.cookie(v.mode.id(), v.ring.SignCookie(v.mode.id(), id, today), keys.CookieDays*24*3600))
 	return key, nil
 }
 
@@ -338,7 +334,7 @@ func (s *Server) expire(v *visit, cookies *carried, site *taxonomy.Site) error {
 	if !cookies.any {
 		return nil
 	}
-	v.set(setCookie(CookieID, "", 0))
+	v.set(v.mode.cookie(v.mode.id(), "", 0))
 	s.metrics.cookies.WithLabelValues(cookieExpired).Inc()
 	for _, i := range cookies.ids[:cookies.n] {
 		key, err := v.ring.VisitorKey(taxonomy.SpaceCookie, i.id[:], i.issued)

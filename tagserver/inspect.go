@@ -177,7 +177,7 @@ func (s *Server) see(w *work, hd *head, c *wireConsent, route string, n int) *Si
 		x.Reasons = append(x.Reasons, r)
 	}
 	// Read once more rather than kept by every request for the few that are seen.
-	cookies := readCookies(hd.cookies, v.ring, v.now.Day())
+	cookies := readCookies(hd.cookies, v.mode, v.ring, v.now.Day())
 	x.Signals = signalsSeen(s.signals(new(visit), hd, c, &cookies, &w.site, v.now.Day()))
 	return x
 }

@@ -75,7 +75,7 @@ type status struct {
 func (s *Server) visitorOf(r *http.Request) (st status, key taxonomy.VisitorKey, ok bool, err error) {
 	hd := headOf(r)
 	ring := s.o.Keys()
-	cookies := readCookies(hd.cookies, ring, s.o.Now().Day())
+	cookies := readCookies(hd.cookies, cookieMode{}, ring, s.o.Now().Day())
 	st = status{OptedOut: cookies.optOut, Cookie: "none", Off: []string{}}
 	for _, t := range cookies.off {
 		st.Off = append(st.Off, strings.TrimPrefix(string(t), "c:"))

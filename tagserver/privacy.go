@@ -113,10 +113,12 @@ func (s *Server) handleOptIn(c echo.Context) error {
 		return err
 	}
 	hd := headOf(c.Request())
-	cookies := readCookies(hd.cookies, s.o.Keys(), w.visit.now.Day())
-	w.visit.set(setCookie(CookieOptOut, "", 0))
+	v := &w.visit
+	v.mode = s.modeOf(&hd)
+	cookies := readCookies(hd.cookies, v.mode, s.o.Keys(), w.visit.now.Day())
+	v.set(v.mode.cookie(CookieOptOut, "", 0))
 	if cookies.optOut && cookies.any {
-		w.visit.set(setCookie(CookieID, "", 0))
+		v.set(v.mode.cookie(v.mode.id(), "", 0))
 	}
 	w.visit.writeCookies(c.Response().Header())
 	w.visit.ring = s.o.Keys()

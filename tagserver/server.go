@@ -101,8 +101,8 @@ type Limits struct {
 	NewIDs     float64
 	NewIDBurst int
 	// Requests is how many batches and pixels a second a site takes from an
-	// address class in the long run, RequestBurst how many at once. 200 and 2,000:
-	// one address may flood a site, and the others' requests still find room.
+	// address class in the long run, RequestBurst how many at once. 200 and 2,000, or
+	// ten times those of new IDs if that is more: one address may flood a site, and the others' requests still find room.
 	// Requests < 0 is no limit.
 	Requests     float64
 	RequestBurst int
@@ -135,8 +135,9 @@ func (l *Limits) setDefaults() {
 	}
 	def(&l.NewIDs, 20)
 	def(&l.NewIDBurst, 600)
-	def(&l.Requests, 200)
-	def(&l.RequestBurst, 2000)
+	// Who lets more visitors begin lets them ask, too.
+	def(&l.Requests, max(200, 10*l.NewIDs))
+	def(&l.RequestBurst, max(2000, 10*l.NewIDBurst))
 	def(&l.Cadence, 300)
 	def(&l.Classes, 1<<16)
 	def(&l.InFlight, 4096)
@@ -183,6 +184,9 @@ type Options struct {
 	// the browser stands.
 	Visitors Visitors
 
+	// Partitioned turns third-party mode on: pages of other sites get an ID in a
+	// partitioned cookie, one for each such site. Off, they get none.
+	Partitioned bool
 	// TrustedProxies may say in X-Forwarded-For whom they speak for.
 	TrustedProxies []netip.Prefix
 	// IgnoreDNT: DNT: 1 says nothing. Without it, it is obeyed as Sec-GPC: 1 is.
