@@ -107,14 +107,19 @@ func (j *journey) defineRules(products tree.Taxonomy) {
 // newJourneyWith imports the files after what first defines.
 func newJourneyWith(t *testing.T, first func(*journey, tree.Taxonomy)) *journey {
 	t.Helper()
-	j := &journey{world: newWorld(t, noon(today)), dir: t.TempDir(), purchases: map[taxonomy.SourceID]app.ImportReceipt{}}
+	return newJourneyIn(t, newWorld(t, noon(today)), first)
+}
+
+func newJourneyIn(t *testing.T, w *world, first func(*journey, tree.Taxonomy)) *journey {
+	t.Helper()
+	j := &journey{world: w, dir: t.TempDir(), purchases: map[taxonomy.SourceID]app.ImportReceipt{}}
 	raw := func(name string) []byte { return gunzip(t, filepath.Join("..", "..", "demo", "data", name+".csv.gz")) }
 	products, sales, people := raw("products"), raw("transactions_sample"), raw("demographics")
 	write(t, j.dir, "products.csv", products)
 	write(t, j.dir, "transactions.csv", sales)
 	write(t, j.dir, "demographics.csv", people)
 
-	uses := &taxonomy.Agreement{Uses: []string{"store", "profile"}}
+	uses := &taxonomy.Agreement{Uses: []string{"store", "profile", "export"}}
 	for _, id := range []taxonomy.SourceID{"shop", "outlet", "panel"} {
 		j.define(defs.Source, string(id), taxonomy.Source{ID: id, Title: string(id), Party: 1, Agreement: uses})
 	}

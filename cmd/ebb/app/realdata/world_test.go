@@ -40,6 +40,7 @@ var today = taxonomy.DayOf(time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC))
 type world struct {
 	*app.App
 	t    *testing.T
+	fs   vfs.FS
 	now  atomic.Int64 // ms since 1970
 	ring atomic.Pointer[keys.Ring]
 	// number of a visitor key in the raw data.
@@ -56,12 +57,25 @@ func noon(d taxonomy.Day) taxonomy.Millis { return d.Start() + 12*taxonomy.Hour 
 // built is built when the test says so.
 func newWorld(t *testing.T, now taxonomy.Millis) *world {
 	t.Helper()
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: map[string]string{
+	ring, err := keys.Generate(app.System().Rand, now.Day())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newWorldIn(t, now, ring, nil)
+}
+
+// newWorldIn is newWorld with given keys and further settings, such as another
+// store.
+func newWorldIn(t *testing.T, now taxonomy.Millis, ring *keys.Ring, settings map[string]string) *world {
+	t.Helper()
+	flags := map[string]string{
 		"listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0",
 		"build.schedule": "0 0 29 2 *", "deliver.schedule": "0 0 29 2 *", "retention.schedule": "0 0 29 2 *",
 		// One address replays the visitors of three months (R34).
 		"new_ids_per_minute": "10000000",
-	}})
+	}
+	maps.Copy(flags, settings)
+	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +84,10 @@ func newWorld(t *testing.T, now taxonomy.Millis) *world {
 	env := app.System()
 	env.FS = vfs.NewMem()
 	env.Now = func() time.Time { return taxonomy.Millis(w.now.Load()).Time() }
-	ring, err := keys.Generate(env.Rand, now.Day())
-	if err != nil {
-		t.Fatal(err)
-	}
 	w.ring.Store(ring)
 	var logged lockedBuffer
-	w.App, _, err = app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: ring,
+	w.fs = env.FS
+	w.App, _, err = app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: ring, Init: r.Cluster(), AnyClock: true,
 		Logger: slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelError})),
 		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
 			ring, err := change(w.ring.Load())
