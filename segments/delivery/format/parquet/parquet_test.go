@@ -68,7 +68,7 @@ func TestDuckDBReadsTheRows(t *testing.T) {
 // Many rows come in groups, so that memory does not grow with them, and none is
 // lost between two.
 func TestManyRowsComeInGroups(t *testing.T) {
-	const n = 100
+	const n = 100 // of 3,000 rows
 	runs := make([]delivery.Run, n)
 	for i := range runs {
 		runs[i] = delivery.Run{Audience: taxonomy.AudienceID(fmt.Sprint("a", i%7)), Minutes: 1440 * (1 + i%90)}

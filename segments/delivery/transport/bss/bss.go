@@ -22,7 +22,6 @@ import (
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport"
-	"github.com/ebb-dmp/ebb/segments/delivery/transport/https"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -39,7 +38,7 @@ const (
 
 // Transport is the transport. It is made by New.
 type Transport struct {
-	o      https.Options
+	o      transport.HTTP
 	client *http.Client
 
 	mu     sync.Mutex
@@ -52,8 +51,8 @@ var (
 )
 
 // New returns the transport. It connects to nothing.
-func New(o https.Options) *Transport {
-	return &Transport{o: o, client: https.Client(o), tokens: map[[32]byte]string{}}
+func New(o transport.HTTP) *Transport {
+	return &Transport{o: o, client: o.Client(), tokens: map[[32]byte]string{}}
 }
 
 // Facts: files are pushed.
@@ -178,7 +177,7 @@ func (t *Transport) call(ctx context.Context, method string, u *url.URL, token, 
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		return a, https.NoAnswer(err)
+		return a, transport.NoAnswer(err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer+1))
@@ -191,7 +190,7 @@ func (t *Transport) call(ctx context.Context, method string, u *url.URL, token, 
 	case readable && a.Response.ErrorCode == "FILESIZE_LIMIT_EXCEEDED":
 		return a, fmt.Errorf("the receiver answers FILESIZE_LIMIT_EXCEEDED: %w", delivery.ErrRefused)
 	}
-	if err := https.Status(res, t.o.Now()); err != nil {
+	if err := transport.Status(res, t.o.Now()); err != nil {
 		return a, err
 	}
 	if !readable {

@@ -4,18 +4,13 @@ package https
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/delivery"
@@ -32,22 +27,10 @@ const (
 	mostAnswer = 1 << 20
 	// mostSigned is how large a chunk may be that a format signs in memory.
 	mostSigned = 64 << 20
-
-	connectTimeout = 10 * time.Second
-	answerTimeout  = 60 * time.Second
-	wholeTimeout   = 15 * time.Minute
 )
 
 // Options are what the transport works with. Guard, Secret and Now are needed.
-type Options struct {
-	// Guard connects.
-	Guard *transport.Guard
-	// Secret returns the content of a credentials file, without space around it.
-	Secret func(file string) (string, error)
-	Now    func() taxonomy.Millis
-	// Roots are the authorities that are trusted; nil: the system's.
-	Roots *x509.CertPool
-}
+type Options = transport.HTTP
 
 // Transport is the HTTPS transport.
 type Transport struct {
@@ -58,31 +41,7 @@ type Transport struct {
 var _ delivery.Transport = (*Transport)(nil)
 
 // New returns the transport. It connects to nothing.
-func New(o Options) *Transport { return &Transport{o: o, client: Client(o)} }
-
-// Client returns an HTTP client that connects by the guard, follows no redirect
-// and waits for nobody for ever. Whoever uses it bounds what it reads.
-func Client(o Options) *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-				defer cancel()
-				return o.Guard.Dial(ctx, network, address)
-			},
-			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:    connectTimeout,
-			ResponseHeaderTimeout:  answerTimeout,
-			IdleConnTimeout:        90 * time.Second,
-			MaxIdleConnsPerHost:    4,
-			MaxResponseHeaderBytes: 64 << 10,
-			ForceAttemptHTTP2:      true,
-			DisableCompression:     true, // an answer's bytes are bounded as they come
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       wholeTimeout,
-	}
-}
+func New(o Options) *Transport { return &Transport{o: o, client: o.Client()} }
 
 // Facts: chunks are pushed.
 func (t *Transport) Facts() delivery.TransportFacts { return delivery.TransportFacts{} }
@@ -174,7 +133,7 @@ func (t *Transport) Send(ctx context.Context, d *delivery.Destination, c *delive
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		return NoAnswer(err)
+		return transport.NoAnswer(err)
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer+1))
@@ -182,24 +141,10 @@ func (t *Transport) Send(ctx context.Context, d *delivery.Destination, c *delive
 	return t.outcome(res, answer, whole, c)
 }
 
-// NoAnswer says what the error of a client means for what was sent.
-func NoAnswer(err error) error {
-	// The URL is not repeated: it may hold what should not be in a log.
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err
-	}
-	var ce *transport.ConnectError
-	if errors.As(err, &ce) {
-		return ce
-	}
-	return fmt.Errorf("no answer: %v: %w", err, retention.ErrUnknown)
-}
-
 // outcome says what an answer means for the chunk.
 func (t *Transport) outcome(res *http.Response, answer []byte, whole bool, c *delivery.Chunk) error {
 	status := res.StatusCode
-	if err := Status(res, t.o.Now()); err != nil || c.Judge == nil {
+	if err := transport.Status(res, t.o.Now()); err != nil || c.Judge == nil {
 		return err
 	}
 	if !whole {
@@ -207,41 +152,4 @@ func (t *Transport) outcome(res *http.Response, answer []byte, whole bool, c *de
 	}
 	_, err := c.Judge(status, answer)
 	return err
-}
-
-// Status says what an answer's status means for what was sent: nil for 2xx.
-func Status(res *http.Response, now taxonomy.Millis) error {
-	status := res.StatusCode
-	said := fmt.Errorf("the receiver answers %d", status)
-	switch {
-	case status >= 200 && status < 300:
-		return nil
-	case status >= 300 && status < 400:
-		return fmt.Errorf("%w, a redirect, which is not followed: set url to where it leads", said)
-	case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
-		return &delivery.Later{After: retryAfter(res.Header.Get("Retry-After"), now), Err: said}
-	case status >= 500:
-		// It may have come as far as being stored.
-		return &delivery.Later{After: retryAfter(res.Header.Get("Retry-After"), now), Err: fmt.Errorf("%w: %w", said, retention.ErrUnknown)}
-	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusProxyAuthRequired:
-		return fmt.Errorf("%w: look at credentials_file", said)
-	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusGone:
-		return fmt.Errorf("%w: look at url", said)
-	case status == http.StatusRequestTimeout || status == http.StatusTooEarly || status == http.StatusConflict || status == http.StatusLocked:
-		return said
-	case status >= 400:
-		return fmt.Errorf("%w: %w", said, delivery.ErrRefused)
-	}
-	return fmt.Errorf("%w: %w", said, retention.ErrUnknown)
-}
-
-// retryAfter reads a Retry-After: seconds or a date.
-func retryAfter(s string, now taxonomy.Millis) time.Duration {
-	if n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 32); err == nil {
-		return time.Duration(n) * time.Second
-	}
-	if at, err := http.ParseTime(s); err == nil {
-		return max(0, at.Sub(now.Time()))
-	}
-	return 0
 }
