@@ -65,7 +65,7 @@ func (a *App) transports() map[string]delivery.Transport {
 		"pull":  pull.Transport{},
 		"dir":   dir.Transport{FS: a.env.FS, Root: a.cfg.Data + outgoingSuffix},
 		"https": https.New(https.Options{Guard: guard, Secret: a.secret, Now: a.env.millis}),
-		"bss":   bss.New(https.Options{Guard: guard, Secret: a.secret, Now: a.env.millis}),
+		"bss":   bss.New(transport.HTTP{Guard: guard, Secret: a.secret, Now: a.env.millis}),
 		"sftp":  sftp.Transport{Dial: guard.Dial, Secret: a.secret},
 		"s3":    s3.New(s3.Options{Guard: guard, Secret: a.secret}),
 	}
