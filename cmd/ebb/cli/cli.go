@@ -127,6 +127,7 @@ const (
 	OK         = 0
 	Failure    = 1
 	UsageFault = 2
+	Drift      = 3
 )
 
 type usageError struct{ error }
@@ -145,6 +146,10 @@ func Usage(err error) error {
 // not end with 0.
 var ErrSilent = errors.New("failed, as the answer says")
 
+// ErrDrift is returned by a plan that would change something, which its answer
+// says.
+var ErrDrift = fmt.Errorf("%w: something would change", ErrSilent)
+
 // Status returns the status with which the program ends after err.
 func Status(err error) int {
 	var usage usageError
@@ -153,6 +158,8 @@ func Status(err error) int {
 		return OK
 	case errors.As(err, &usage):
 		return UsageFault
+	case errors.Is(err, ErrDrift):
+		return Drift
 	}
 	return Failure
 }

@@ -68,7 +68,7 @@ type Refused struct {
 func (e *Refused) Error() string {
 	if e.Status == http.StatusUnauthorized {
 		if e.Key {
-			return "the server does not take this admin key; give the one that was printed when the installation was made, as EBB_ADMIN_KEY"
+			return "the server does not take this key; give one that `ebb access create` made, or the one that was printed when the installation was made, as EBB_ADMIN_KEY"
 		}
 		return needsKey
 	}
@@ -82,7 +82,7 @@ func (e *Refused) Error() string {
 	return s
 }
 
-const needsKey = "the server asks for the admin key, which was printed when the installation was made; give it as EBB_ADMIN_KEY"
+const needsKey = "the server asks for an API key: one that `ebb access create` made, or the one that was printed when the installation was made; give it as EBB_ADMIN_KEY"
 
 // Do sends a request and returns the answer if it is success; its body is the
 // caller's to close. Any other answer is a *Refused.
@@ -94,6 +94,10 @@ func (c *Client) Do(ctx context.Context, method, path, contentType string, body 
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	return c.send(req)
+}
+
+func (c *Client) send(req *http.Request) (*http.Response, error) {
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
 	}
@@ -159,6 +163,21 @@ func (c *Client) ask(ctx context.Context, method, path string, in, out any) (jso
 		return nil, fmt.Errorf("read the API's answer: %w; is the server of another version?", err)
 	}
 	return b, nil
+}
+
+// Delete deletes what is at a path, of whatever version.
+func (c *Client) Delete(ctx context.Context, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, c.base+path, nil)
+	if err != nil {
+		return fmt.Errorf("ask the API: %w", err)
+	}
+	req.Header.Set("If-Match", "*")
+	req.Header.Set("Content-Type", "application/json") // tells a program from a page
+	res, err := c.send(req)
+	if err == nil {
+		err = res.Body.Close()
+	}
+	return err
 }
 
 // Item is a definition in a list.
