@@ -192,15 +192,10 @@ func (s *State) empty() bool {
 func (s *State) foldNext(sh *shard, o uint32, day taxonomy.Day, e *taxonomy.Record) {
 	r := s.refold
 	s.coming = r.part.Classify(e.Site, e.Event, s.coming[:0])
-	in := &sh.touched[len(sh.touched)-1]
 	for _, t := range s.coming {
-		if !r.reach.Has(t) {
-			continue
+		if r.reach.Has(t) {
+			addTo(sh.next, dayColumn{day, s.columns.intern(e.Source, t)}, o)
 		}
-		if in.next == nil {
-			in.next = map[uint32][]dayColumn{}
-		}
-		in.next[o] = append(in.next[o], addTo(sh.next, dayColumn{day, s.columns.intern(e.Source, t)}, o))
 	}
 }
 
@@ -215,17 +210,20 @@ func (s *State) switchTo(r *refold) {
 		}
 		maps.DeleteFunc(sh.pending, func(dc dayColumn, _ *[]uint32) bool { return old(dc) })
 		maps.Copy(sh.pending, sh.next)
+		// Of what is committed the days know the counts. That a visitor was touched in
+		// columns that are new is no matter: they are new to everybody, and pages have
+		// them with the next generation. What is not committed is counted.
 		for i := range sh.touched {
-			in := &sh.touched[i]
-			// In what is committed only the columns' names matter, and a visitor is
-			// touched in old and new ones; the rest is counted.
-			if !in.committed {
+			if in := &sh.touched[i]; !in.committed {
 				for o, cols := range in.visitors {
 					in.visitors[o] = deleteFrom(cols, old)
 				}
 			}
-			for o, cols := range in.next {
-				in.visitors[o] = append(in.visitors[o], cols...)
+		}
+		open := sh.touched[len(sh.touched)-1].visitors
+		for dc, list := range sh.next {
+			for _, o := range *list {
+				open[o] = append(open[o], dc)
 			}
 		}
 		sh.dropNext()
@@ -244,9 +242,6 @@ func deleteFrom(cols []dayColumn, old func(dayColumn) bool) (kept []dayColumn) {
 // dropNext forgets the new columns.
 func (sh *shard) dropNext() {
 	sh.staged, sh.next = nil, map[dayColumn]*[]uint32{}
-	for i := range sh.touched {
-		sh.touched[i].next = nil
-	}
 }
 
 // CancelRefold ends the re-fold under way: the rules in force stay, and what was

@@ -121,7 +121,6 @@ type interval struct {
 	number    uint64 // of the checkpoint that ends it
 	committed bool   // its events are in days
 	visitors  map[uint32][]dayColumn
-	next      map[uint32][]dayColumn // in a re-fold's new columns; nil if none
 }
 
 // column is an interned taxonomy.Column.
