@@ -176,7 +176,7 @@ func (a *App) Nightly(ctx context.Context) (err error) {
 		}
 		a.noteNight(night)
 	}()
-	if err := a.mustLead("nightly pass"); err != nil {
+	if err := a.mustLead(ctx, "nightly pass"); err != nil {
 		return err
 	}
 	if err := a.covered(ctx); err != nil {

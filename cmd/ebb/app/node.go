@@ -39,10 +39,19 @@ func (a *App) leads() bool {
 	return t != nil && (a.cluster == nil || a.lives(t))
 }
 
-// mustLead is leads for commands.
-func (a *App) mustLead(what string) error {
+// mustLead is leads for commands: a lease that was not renewed in time, since this
+// node or its clock stood still, is renewed first, if it is still ours.
+func (a *App) mustLead(ctx context.Context, what string) error {
 	if a.leads() {
 		return nil
+	}
+	if a.fold.list[0].builds() {
+		if err := a.renewLeases(ctx); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if a.leads() {
+			return nil
+		}
 	}
 	return fmt.Errorf("%s: %w; it builds by its schedule", what, errNotBuilder)
 }

@@ -33,7 +33,7 @@ func (a *App) Fold(ctx context.Context) error {
 func (a *App) Build(ctx context.Context) (*audience.Built, error) {
 	a.building.Lock()
 	defer a.building.Unlock()
-	if err := a.mustLead("build"); err != nil {
+	if err := a.mustLead(ctx, "build"); err != nil {
 		return nil, err
 	}
 	if err := a.Fold(ctx); err != nil {
