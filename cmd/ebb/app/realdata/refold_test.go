@@ -2,16 +2,18 @@ package realdata
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ebb-dmp/ebb/cmd/ebb/app"
+	"github.com/ebb-dmp/ebb/cmd/ebb/app/clustertest"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/tagserver/api"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/keys"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
@@ -71,42 +73,62 @@ func (w *world) nodes() map[node][]int {
 	return out
 }
 
+// defineOthers defines, before the files come, no tree above the departments,
+// another idea of what is large, and no brands.
+func (j *journey) defineOthers(products tree.Taxonomy) {
+	j.t.Helper()
+	flat := tree.Taxonomy{ID: "products", Title: "Products"}
+	for _, c := range products.Categories {
+		c.Parents = nil
+		flat.Categories = append(flat.Categories, c)
+	}
+	j.define(defs.Taxonomy, "products", flat)
+	five := 5.0
+	j.define(defs.Rule, "products", rules.Rule{ID: "products", When: []rules.Condition{{Field: "name", Op: "eq", Value: "purchase"}}, Then: []string{"c:products/{department}"}})
+	j.define(defs.Rule, "large", rules.Rule{ID: "large", When: []rules.Condition{{Field: "prop.sales_value", Op: "range", Min: &five}}, Then: []string{"k:size=large"}})
+	j.define(defs.Rule, "gone", rules.Rule{ID: "gone", Then: []string{"k:gone=tomorrow"}})
+}
+
 // R18, R14: rules that are published, and a tree that is changed, after all was
 // imported give at every node what they give if they were there before.
 func TestARulePublishedTodayEqualsHavingHadItAllAlong(t *testing.T) {
+	publishedToday(t, newJourneyWith(t, (*journey).defineOthers))
+}
+
+// R18 on the other store.
+func TestCassandraARulePublishedTodayEqualsHavingHadItAllAlong(t *testing.T) {
+	cassandra := clustertest.Keyspace(t)
+	cassandra["shards"] = "8"
+	ring, err := keys.Generate(app.System().Rand, today)
+	if err == nil {
+		ring, err = ring.WithSpace(app.System().Rand, household)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	publishedToday(t, newJourneyIn(t, newWorldIn(t, noon(today), ring, cassandra), (*journey).defineOthers))
+}
+
+// publishedToday defines on later, where everything was imported, what an embedded
+// store had from the start, and compares every node.
+func publishedToday(t *testing.T, later *journey) {
+	t.Helper()
 	always := newJourney(t)
 	want := always.build()
 	nodes := always.nodes()
-
-	// Before: no tree above the departments, another idea of what is large, and no
-	// brands.
-	later := newJourneyWith(t, func(j *journey, products tree.Taxonomy) {
-		flat := tree.Taxonomy{ID: "products", Title: "Products"}
-		for _, c := range products.Categories {
-			c.Parents = nil
-			flat.Categories = append(flat.Categories, c)
-		}
-		j.define(defs.Taxonomy, "products", flat)
-		five := 5.0
-		j.define(defs.Rule, "products", rules.Rule{ID: "products", When: []rules.Condition{{Field: "name", Op: "eq", Value: "purchase"}}, Then: []string{"c:products/{department}"}})
-		j.define(defs.Rule, "large", rules.Rule{ID: "large", When: []rules.Condition{{Field: "prop.sales_value", Op: "range", Min: &five}}, Then: []string{"k:size=large"}})
-		j.define(defs.Rule, "gone", rules.Rule{ID: "gone", Then: []string{"k:gone=tomorrow"}})
-	})
-	before := later.build()
-	if cmp.Equal(before, want) {
+	if before := later.build(); cmp.Equal(before, want) {
 		t.Fatal("the rules before give what those after do: nothing is tested")
 	}
 	later.defineRules(later.tree)
 	later.define(defs.Rule, "gone", rules.Rule{ID: "gone", When: []rules.Condition{{Field: "name", Op: "eq", Value: "nothing"}}, Then: []string{"k:gone=tomorrow"}})
 
-	if diff := cmp.Diff(keysOf(nodes), keysOf(later.nodes())); diff != "" {
+	got := later.nodes()
+	if diff := cmp.Diff(keysOf(nodes), keysOf(got)); diff != "" {
 		t.Errorf("other nodes (-always +later):\n%.2000s", diff)
 	}
-	if got := later.nodes(); !maps.EqualFunc(nodes, got, slices.Equal) {
-		for n, who := range nodes {
-			if !slices.Equal(who, got[n]) {
-				t.Errorf("%v: %d households, want %d", n, len(got[n]), len(who))
-			}
+	for n, who := range nodes {
+		if !slices.Equal(who, got[n]) {
+			t.Errorf("%v: %d households, want %d", n, len(got[n]), len(who))
 		}
 	}
 	if got := later.build(); !cmp.Equal(want, got) {
