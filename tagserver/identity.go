@@ -220,7 +220,6 @@ func unread(out []consent.Statement, t Strings, _ taxonomy.Day) []consent.Statem
 //	refused by somebody       every valid ID is erased, the cookie taken away
 //	allowed, cookie ours      that visitor; an old ID is followed by a new one
 //	allowed, anything else    a new ID; what does not verify is never adopted
-//	nobody asked about us     the visitor's permits end, its cookie stays
 //	not allowed               the cookie is neither used nor touched
 //
 // Statements that must be in the log before the answer are left in v.records.
@@ -242,9 +241,6 @@ func (s *Server) identifyBy(v *visit, cookies *carried, h *head, c *wireConsent,
 	today := v.now.Day()
 	v.decision = consent.DecideWith(v.why[:0], s.signals(v, h, c, cookies, site, today))
 
-	if v.decision.Suspend {
-		return s.suspend(v, cookies, site)
-	}
 	if v.decision.Expire {
 		if cookies.optOut {
 			v.set(v.mode.cookie(CookieOptOut, "1", optOutSeconds))
@@ -346,26 +342,6 @@ func (s *Server) expire(v *visit, cookies *carried, site *taxonomy.Site) error {
 		v.records = append(v.records, r)
 		v.group = s.group(key)
 		v.erased = true
-	}
-	return nil
-}
-
-// suspend makes a statement of every ID that the request carries: from now on
-// nothing is allowed. It is no erasure, since no visitor said no.
-func (s *Server) suspend(v *visit, cookies *carried, site *taxonomy.Site) error {
-	for _, i := range cookies.ids[:cookies.n] {
-		key, err := v.ring.VisitorKey(taxonomy.SpaceCookie, i.id[:], i.issued)
-		if err != nil {
-			return fmt.Errorf("derive the visitor key: %w", err)
-		}
-		if s.o.Erased.Erased(key) {
-			continue
-		}
-		r := s.statement(v, taxonomy.RecordConsent, site)
-		r.Visitor, r.Returning = key, true
-		v.records = append(v.records, r)
-		v.group = s.group(key)
-		s.metrics.cookies.WithLabelValues(cookieSuspended).Inc()
 	}
 	return nil
 }

@@ -200,8 +200,6 @@ func signalsSeen(sig consent.Signals) (seen []SignalSeen) {
 			say(t.Signal, "unreadable")
 		case t.Purposes.Has(taxonomy.MayStore | taxonomy.MayProfile):
 			say(t.Signal, "yes")
-		case t.Unasked:
-			say(t.Signal, "not asked")
 		default:
 			say(t.Signal, "no")
 		}

@@ -56,7 +56,6 @@ const (
 	cookieDouble    = "double"    // two of ours that differ
 	cookieErased    = "erased"    // of an erased visitor (R25)
 	cookieExpired   = "expired"   // taken away by a decision
-	cookieSuspended = "suspended" // left as it is, and its visitor is in no audience until somebody asks again
 	cookieLimited   = "limited"   // a new one was refused (R34)
 )
 

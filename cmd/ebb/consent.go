@@ -79,9 +79,6 @@ func (x consentExplain) Run(c *cli.Context) error {
 	if e.Erases {
 		rows.Add("erases", "yes: it is a no, so a known visitor who sends it is forgotten")
 	}
-	if e.Suspends {
-		rows.Add("suspends", "yes: nobody asked the visitor, so a known one is in no audience until it is asked, and nothing is forgotten")
-	}
 	for _, r := range e.Reasons {
 		rows.Add("because ("+r.Code+")", r.Why)
 		if r.Mend != "" {

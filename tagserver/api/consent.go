@@ -20,7 +20,6 @@ type (
 		Kind         string          `json:"kind" doc:"TCF, GPP, US Privacy or unknown."`
 		Allowed      []string        `json:"allowed" doc:"Purposes."`
 		Erases       bool            `json:"erases" doc:"A visitor who sends it is forgotten."`
-		Suspends     bool            `json:"suspends" doc:"One who sends it is in no audience until it is asked, and nothing is forgotten."`
 		Reasons      []reasonView    `json:"reasons" doc:"The one that decided first."`
 		Destinations []consent.Reach `json:"destinations"`
 		Fields       []consent.Field `json:"fields" doc:"What the string says."`
@@ -67,7 +66,7 @@ func (a *API) consents() {
 				return nil, invalid("the string", faults)
 			}
 			x := a.o.Explain(b.String)
-			v := explanationView{x.Kind, x.Allowed, x.Erases, x.Suspends, []reasonView{}, x.Destinations, x.Fields}
+			v := explanationView{x.Kind, x.Allowed, x.Erases, []reasonView{}, x.Destinations, x.Fields}
 			for _, r := range x.Reasons {
 				v.Reasons = append(v.Reasons, reasonView{r.Signal.String(), r.Code, r.Why, r.Mend})
 			}

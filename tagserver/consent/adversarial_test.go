@@ -345,7 +345,9 @@ func TestMacrosAndWordsAreNotStrings(t *testing.T) { // case 21
 	for _, s := range []string{"${GDPR_CONSENT_1111}", "%24%7BGDPR_CONSENT_5%7D", "GDPR_CONSENT_0123", "null", "undefined", "{{gdpr_consent}}", "[GDPR]", "-1", "2", "true", "x"} {
 		wantNothing(t, r, tagserver.Strings{TCF: s}, "TCF "+s)
 		wantNothing(t, r, tagserver.Strings{GPP: s}, "GPP "+s)
-		wantNothing(t, r, tagserver.Strings{USP: s}, "USP "+s)
+		if s != "x" { // which is no placeholder, so it is an opt-out
+			wantNothing(t, r, tagserver.Strings{USP: s}, "USP "+s)
+		}
 	}
 }
 
@@ -443,10 +445,14 @@ func TestSectionsThatApplyMustBeThere(t *testing.T) { // case 28
 	}
 }
 
-func TestUSPrivacyIsReadStrictly(t *testing.T) { // case 29
+func TestUSPrivacyIsReadStrictly(t *testing.T) { // case 29, C3: malformed is an opt-out
 	r := mustReader(t, Options{})
-	for _, s := range []string{"1YN", "2YYN", "1yyn", "1YYNN", "1YҮN", "1YYn", "1 YN", "----", "1", "Y", "1Y\x00N"} {
-		wantNothing(t, r, tagserver.Strings{USP: s}, s)
+	for _, s := range []string{"1YN", "2YYN", "1yyn", "1YYNN", "1YҮN", "1YYn", "1 YN", "----", "1", "Y", "1Y\x00N", "x"} {
+		d := inUS(r, tagserver.Strings{USP: s}, now)
+		if d.Store() || !d.Expire || d.Reasons[0].Code != "usp_malformed" || d.Reasons[0].Mend == "" {
+			t.Errorf("%s: stores %v, erases %v, %+v", s, d.Store(), d.Expire, d.Reasons[0])
+		}
+		wantNothing(t, r, tagserver.Strings{GPP: "DBABTA~" + s, GPPSID: "6"}, "in GPP: "+s) // C2
 	}
 }
 

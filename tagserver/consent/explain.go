@@ -13,13 +13,10 @@ import (
 // Explanation is a string in words, and what it leads to by itself: without a
 // page's own answer and without the law of a country.
 type Explanation struct {
-	Kind    string   `json:"kind"` // "TCF", "GPP" or "US Privacy"; "unknown"
-	Fields  []Field  `json:"fields"`
-	Allowed []string `json:"allowed"` // purposes, in Ebb's words
-	Erases  bool     `json:"erases"`  // a visitor who sends it is forgotten
-	// Suspends: one who sends it is in no audience until it sends a yes, and
-	// nothing is forgotten.
-	Suspends     bool            `json:"suspends"`
+	Kind         string          `json:"kind"` // "TCF", "GPP" or "US Privacy"; "unknown"
+	Fields       []Field         `json:"fields"`
+	Allowed      []string        `json:"allowed"` // purposes, in Ebb's words
+	Erases       bool            `json:"erases"`  // a visitor who sends it is forgotten
 	Reasons      []decide.Reason `json:"reasons"`
 	Destinations []Reach         `json:"destinations"`
 }
@@ -64,7 +61,7 @@ func (r *Reader) Explain(s string, day taxonomy.Day) Explanation {
 		sig.Statements = r.Read(nil, in, day)
 	}
 	d := decide.Decide(sig)
-	e.Erases, e.Suspends, e.Reasons = d.Expire, d.Suspend, d.Reasons
+	e.Erases, e.Reasons = d.Expire, d.Reasons
 	if p := d.Consent.Purposes.String(); p != "" {
 		e.Allowed = strings.Split(p, "+")
 	}

@@ -193,6 +193,9 @@ func (r *Reader) Read(dst []decide.Statement, t tagserver.Strings, day taxonomy.
 	}
 	if t.USP != "" {
 		optOut, bad := readUSP(t.USP)
+		if bad == &uspMalformed {
+			optOut, bad = bad, nil // a placeholder says nothing; anything else is an opt-out
+		}
 		dst = append(dst, american(taxonomy.SignalUSP, optOut, bad))
 	}
 	return dst
@@ -209,7 +212,7 @@ func american(sig taxonomy.Signal, optOut, bad *fault) decide.Statement {
 	case bad != nil:
 		return stale(sig, bad)
 	case optOut != nil:
-		s.Purposes, s.Reason, s.Unasked = 0, *optOut, unasked(optOut)
+		s.Purposes, s.Reason = 0, *optOut
 	}
 	return s
 }
@@ -259,7 +262,9 @@ func (r *Reader) readGPP(dst []decide.Statement, s string, sid *sids, day taxono
 			fails = &gppUnknown
 		}
 		american = true
-		optOut = graver(optOut, refuses)
+		if refuses != nil && optOut == nil {
+			optOut = refuses
+		}
 		if fails != nil && bad == nil && applies {
 			bad = fails
 		}
@@ -293,10 +298,9 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 		return stale(sig, &tcfNoPublisher)
 	}
 	out := decide.Statement{Signal: sig, Regime: taxonomy.RegimeOptIn}
-	worst, no := grounded, false
+	worst := grounded
 	for _, n := range need {
 		g := r.own(&t, n.tcf, day)
-		no = no || (n.tcf == 1 || n.tcf == 3) && r.visitorsNo(&t, n.tcf, g)
 		if g == grounded {
 			out.Purposes |= n.ours
 		} else if worst == grounded || g == notDisclosed || g == vendorRefused && worst == purposeRefused {
@@ -307,15 +311,12 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 	if sig == taxonomy.SignalGPP {
 		words = &r.gpp
 	}
-	out.Unasked = !no
 	if out.Purposes.Has(taxonomy.MayExport) {
 		out.Destinations = r.reached(&t, day)
 	}
 	switch missing := taxonomy.MayAll &^ out.Purposes; {
 	case missing == 0:
 		out.Reason = words.destinations
-	case no && worst != vendorRefused:
-		out.Reason = words.purposes[missing] // the visitor's no before what else is missing
 	case worst == notDisclosed:
 		out.Reason = words.undisclosed
 	case worst == vendorRefused:
@@ -334,20 +335,6 @@ func (r *Reader) own(t *tcf, p int, day taxonomy.Day) ground {
 		return t.publisher(p, r.oneListed(t))
 	}
 	return t.vendor(p, r.self, r.listed[r.self], day, r.oneListed(t))
-}
-
-// visitorsNo reports whether it is the visitor who keeps us from a purpose that
-// takes a consent. Nobody who was not put to the visitor was refused by it: a
-// vendor that the platform left out, or that the publisher or the vendor list
-// holds back. But a no to the purpose itself is one to everybody.
-func (r *Reader) visitorsNo(t *tcf, p int, g ground) bool {
-	switch g {
-	case grounded, oneTreatment:
-		return false
-	case purposeRefused, vendorRefused:
-		return true
-	}
-	return !purposeIn(t.consent, p) && !(p == 1 && t.oneTreatment)
 }
 
 func (r *Reader) oneListed(t *tcf) bool {

@@ -90,7 +90,9 @@ func readUS(id int, section string) (optOut, bad *fault) {
 		if v == 3 {
 			return nil, &usMalformed
 		}
-		optOut = graver(optOut, usField(layout.fields[i], v))
+		if f := usField(layout.fields[i], v); f != nil && optOut == nil {
+			optOut = f
+		}
 	}
 	if b.short || !b.padded() {
 		return nil, &usMalformed
@@ -102,25 +104,12 @@ func readUS(id int, section string) (optOut, bad *fault) {
 		if !ok || n == 2 {
 			return nil, &usMalformed
 		}
-		if gpc {
-			optOut = graver(optOut, &usGPC)
+		if gpc && optOut == nil {
+			optOut = &usGPC
 		}
 	}
 	return optOut, nil
 }
-
-// graver returns the refusal that decides: a visitor's own no before what the
-// site or its contract lacks, then the one that was found first.
-func graver(first, second *fault) *fault {
-	if first == nil || second != nil && unasked(first) && !unasked(second) {
-		return second
-	}
-	return first
-}
-
-// unasked reports whether a refusal is no visitor's: the site did not give the
-// notice that the law asks for, or its contract keeps the data to itself.
-func unasked(f *fault) bool { return f == &usNotice || f == &usService }
 
 func usField(kind byte, v uint64) *fault {
 	switch {

@@ -69,11 +69,6 @@ type Statement struct {
 	// another site). Then nothing is allowed, but no cookie is expired either:
 	// a broken consent banner must not erase a publisher's visitors.
 	Stale bool
-	// Unasked: what the string lacks is no visitor's no. It is sound, but nobody
-	// put us to the visitor, or the site, its consent platform or the vendor list
-	// forbids us. It refuses as any other does, and nothing is forgotten for it:
-	// Decision.Suspend.
-	Unasked bool
 	// Reason is the parser's account of why less than everything is allowed.
 	// Signal is filled in by Decide.
 	Reason Reason
@@ -89,12 +84,6 @@ type Decision struct {
 	// the request carries one, that is an erasure of its visitor (R23). Reading
 	// the cookie for this is allowed whatever else is not.
 	Expire bool
-	// Suspend: nobody said no, and yet a sound string lets us neither store nor
-	// profile. If the request carries an ID, its visitor is in no audience and is
-	// sent nowhere from now on, which is a consent record; but nothing is erased,
-	// and the cookie is left as it is. Reading the cookie for this is allowed
-	// whatever else is not. Never together with Expire.
-	Suspend bool
 	// Reasons says why, the one that decided first; there is always one. It is
 	// shared: callers must not change it.
 	Reasons []Reason
@@ -165,7 +154,6 @@ func DecideWith(room []Reason, s Signals) Decision {
 		d.refuse(&optOut, &why)
 	}
 	d.close()
-	d.Suspend = d.Suspend && !d.Expire
 	d.Reasons = why
 	return d
 }
@@ -261,10 +249,7 @@ func (d *Decision) limit(statements []Statement, ground *taxonomy.Consent, why *
 			c.Purposes = 0
 		default:
 			c.Purposes &= t.Purposes
-			if !t.Purposes.Has(storing) {
-				d.Expire = d.Expire || !t.Unasked
-				d.Suspend = d.Suspend || t.Unasked
-			}
+			d.Expire = d.Expire || !t.Purposes.Has(storing)
 			if t.Destinations != nil {
 				to := taxonomy.Consent{Destinations: sorted(t.Destinations)}
 				c.Destinations = taxonomy.Consent{Destinations: c.Destinations}.Meet(to).Destinations

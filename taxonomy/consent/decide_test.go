@@ -24,9 +24,9 @@ var (
 
 // verdict is what the oracle says, one question at a time.
 type verdict struct {
-	may             map[taxonomy.Purposes]bool
-	to              map[taxonomy.DestinationID]bool
-	expire, suspend bool
+	may    map[taxonomy.Purposes]bool
+	to     map[taxonomy.DestinationID]bool
+	expire bool
 }
 
 // oracle answers from the table in the README, a question at a time and without
@@ -96,11 +96,9 @@ func oracle(s Signals) verdict {
 	v.expire = s.OptOutCookie || s.Child || (s.GPC || s.DNT) && !s.ShareOnly || s.Explicit != nil && !*s.Explicit
 	for _, t := range s.Statements {
 		if !t.Stale && (t.Purposes&taxonomy.MayStore == 0 || t.Purposes&taxonomy.MayProfile == 0) {
-			v.expire = v.expire || !t.Unasked
-			v.suspend = v.suspend || t.Unasked
+			v.expire = true
 		}
 	}
-	v.suspend = v.suspend && !v.expire
 	return v
 }
 
@@ -120,9 +118,6 @@ func check(s Signals) error {
 	if d.Expire != v.expire {
 		return fmt.Errorf("expire: got %v, want %v", d.Expire, v.expire)
 	}
-	if d.Suspend != v.suspend {
-		return fmt.Errorf("suspend: got %v, want %v", d.Suspend, v.suspend)
-	}
 	keep := v.may[taxonomy.MayProfile]
 	if d.SetCookie() != keep || d.ReadCookie() != keep || d.Store() != keep || d.Profile() != keep {
 		return fmt.Errorf("cookie %v %v, store %v, profile %v; want all %v", d.SetCookie(), d.ReadCookie(), d.Store(), d.Profile(), keep)
@@ -130,8 +125,8 @@ func check(s Signals) error {
 	if d.Export() != v.may[taxonomy.MayExport] {
 		return fmt.Errorf("export: got %v", d.Export())
 	}
-	if (d.Expire || d.Suspend) && keep {
-		return fmt.Errorf("a cookie is set and expired, or its visitor suspended, at once")
+	if d.Expire && keep {
+		return fmt.Errorf("a cookie is set and expired at once")
 	}
 	if d.Consent.Day != s.Day || d.Consent.Purposes&^taxonomy.MayAll != 0 {
 		return fmt.Errorf("summary %+v", d.Consent)
@@ -175,7 +170,7 @@ func TestDecideEqualsTheTableForEverySignal(t *testing.T) {
 	for set := range taxonomy.MayAll + 1 {
 		for _, regime := range []taxonomy.Regime{taxonomy.RegimeOptIn, taxonomy.RegimeOptOut} {
 			for _, d := range dests {
-				for _, how := range []Statement{{}, {Stale: true}, {Unasked: true}} {
+				for _, how := range []Statement{{}, {Stale: true}} {
 					how.Signal, how.Regime, how.Purposes, how.Destinations = taxonomy.SignalTCF, regime, set, d
 					statements = append(statements, []Statement{how})
 				}
@@ -226,9 +221,6 @@ func show(s Signals) string {
 	}
 	for _, t := range s.Statements {
 		fmt.Fprintf(&b, " [%v %d %v %v stale %v]", t.Signal, t.Regime, t.Purposes, t.Destinations, t.Stale)
-		if t.Unasked {
-			b.WriteString(" unasked")
-		}
 	}
 	return b.String()
 }
@@ -247,7 +239,6 @@ var anyStatement = rapid.Custom(func(t *rapid.T) Statement {
 		Purposes:     taxonomy.Purposes(rapid.Uint16().Draw(t, "purposes")) | rapid.SampledFrom([]taxonomy.Purposes{0, taxonomy.MayAll}).Draw(t, "or"),
 		Destinations: anyDestinations.Draw(t, "to"),
 		Stale:        rapid.IntRange(0, 4).Draw(t, "stale") == 0,
-		Unasked:      rapid.IntRange(0, 4).Draw(t, "unasked") == 0,
 	}
 })
 
@@ -301,9 +292,6 @@ func within(a, b Decision) string {
 	}
 	if b.Expire && !a.Expire {
 		return "it keeps a cookie that was expired"
-	}
-	if b.Suspend && !a.Suspend && !a.Expire {
-		return "it goes on with a visitor who was suspended"
 	}
 	return ""
 }
@@ -385,7 +373,7 @@ func TestAnOptOutOrALostGrantNeverGrants(t *testing.T) {
 		}
 		before, after := Decide(s), Decide(less)
 		if !expires {
-			before.Expire, before.Suspend = false, false
+			before.Expire = false
 		}
 		if msg := within(after, before); msg != "" {
 			t.Fatalf("from %s\nto %s:\n%s", show(s), show(less), msg)
@@ -399,7 +387,7 @@ func TestTheOrderOfStringsDoesNotMatter(t *testing.T) {
 		o := s
 		o.Statements = rapid.Permutation(s.Statements).Draw(t, "order")
 		a, b := Decide(s), Decide(o)
-		if !a.Consent.Equal(b.Consent) || a.Expire != b.Expire || a.Suspend != b.Suspend || !slices.Equal(a.Reasons, b.Reasons) {
+		if !a.Consent.Equal(b.Consent) || a.Expire != b.Expire || !slices.Equal(a.Reasons, b.Reasons) {
 			t.Fatalf("%s: %+v, in another order %+v", show(s), a, b)
 		}
 	})
@@ -439,8 +427,6 @@ func TestOnlyANoExpiresTheCookie(t *testing.T) {
 		"no profiling":             {Signals{Statements: valid(taxonomy.MayAll &^ taxonomy.MayProfile)}, true},
 		"no export":                {Signals{Statements: valid(taxonomy.MayAll &^ taxonomy.MayExport)}, false},
 		"no training":              {Signals{Statements: valid(taxonomy.MayAll &^ taxonomy.MayTrain)}, false},
-		"nobody asked":             {Signals{Statements: []Statement{{Signal: taxonomy.SignalTCF, Regime: taxonomy.RegimeOptIn, Unasked: true}}}, false},
-		"nobody asked, and a no":   {Signals{GPC: true, Statements: []Statement{{Signal: taxonomy.SignalTCF, Regime: taxonomy.RegimeOptIn, Unasked: true}}}, true},
 		"a broken string":          {Signals{Explicit: &yes, Statements: []Statement{{Stale: true}}}, false},
 		"a broken string and a no": {Signals{Explicit: &no, Statements: []Statement{{Stale: true}}}, true},
 		"an agreement's end":       {Signals{Asserted: &taxonomy.Agreement{}}, false},

@@ -94,9 +94,9 @@ func TestWithdrawalIsObeyedByTheNextDeliveryAndAtOnceOnThePage(t *testing.T) {
 	}
 }
 
-// R23: the page's own banner drops us. Nobody is erased, and nobody is sent or
-// shown until the banner is mended.
-func TestABannerThatDropsUsSuspendsUntilItIsMended(t *testing.T) {
+// R23: the page's own banner drops us. Nothing lets us keep what we have, so the
+// visitor is forgotten; mended, it is another one.
+func TestABannerThatDropsUsLeavesNothing(t *testing.T) {
 	w := newWorld(t, march, vendorList(t, ours(1111)), map[string]string{"consent.role": "vendor", "consent.gvl_id": "1111", "consent.gvl": "gvl.json"})
 	w.site(taxonomy.Site{ID: "shop", Origins: []string{origin}, Consent: taxonomy.ModeOptIn})
 	w.destination("self", 1111, "tea")
@@ -109,19 +109,15 @@ func TestABannerThatDropsUsSuspendsUntilItIsMended(t *testing.T) {
 	}
 	v := w.buyers(1, "tea", tcf(full1111))[0]
 	held(1)
-	cookies := len(v.cookies)
-	if why := v.buys("cake", tcf(leftOut)); why != "tcf_not_disclosed" || len(v.cookies) != cookies {
+	if why := v.buys("cake", tcf(leftOut)); why != "tcf_not_disclosed" || len(v.cookies) != 0 {
 		t.Errorf("reason %q, cookies %v", why, v.cookies)
-	}
-	if got := v.audiences("gdpr_consent=" + full1111); got != "" {
-		t.Errorf("a suspended visitor's page is told %q", got)
 	}
 	held(0)
 	w.later(time.Minute)
 	if why := v.buys("cake", tcf(full1111)); why != "" {
 		t.Errorf("mended: %s", why)
 	}
-	held(1) // the tea of before is still there
+	held(0) // the tea was another's
 }
 
 // R31, F1: what a partner holds ends when the summary is 30 days old, and a
