@@ -8,7 +8,6 @@ import (
 
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
-	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -176,7 +175,7 @@ func (c *Console) explain(e query.Expr) clause {
 	case query.Any:
 		return clause{Lead: "had any event in the last 90 days"}
 	case query.Trait:
-		return clause{Lead: "had", Title: c.title(e.Trait), Code: string(e.Trait), Rest: frequency(&e)}
+		return clause{Lead: "had", Title: c.title(e.Trait), Code: string(e.Trait), Rest: query.Often(&e)}
 	case query.Attribute:
 		return clause{Lead: "has", Code: e.Key, Rest: strings.Join(e.In, " or ")}
 	case query.List:
@@ -192,72 +191,4 @@ func (c *Console) title(t taxonomy.Trait) string {
 		return ""
 	}
 	return c.o.Title(t)
-}
-
-func frequency(t *query.Trait) string {
-	var b strings.Builder
-	w := t.Window
-	switch {
-	case w.Days == 1:
-		b.WriteString("today")
-	case w.Days > 1:
-		fmt.Fprintf(&b, "in the last %d days", w.Days)
-	default:
-		fmt.Fprintf(&b, "from %s to %s", w.From, w.To)
-	}
-	days := t.Unit == index.DistinctDays
-	times := func(n int) string {
-		switch {
-		case days && n == 1:
-			return "1 day"
-		case days:
-			return strconv.Itoa(n) + " days"
-		case n == 1:
-			return "once"
-		}
-		return strconv.Itoa(n) + " times"
-	}
-	on := ", "
-	if days {
-		on = ", on "
-	}
-	switch {
-	case t.Max == 0 && t.Min == 1: // once is enough, whatever the unit
-	case t.Max == 0:
-		b.WriteString(on + "at least " + times(t.Min))
-	case t.Min == t.Max:
-		b.WriteString(on + "exactly " + times(t.Min))
-	case t.Min == 0:
-		b.WriteString(on + "at most " + times(t.Max))
-	default:
-		b.WriteString(on + strconv.Itoa(t.Min) + " to " + times(t.Max))
-	}
-	if l := t.LastSeen; l != nil {
-		switch {
-		case l.Min == l.Max && l.Min == 0:
-			b.WriteString(", last seen today")
-		case l.Min == l.Max:
-			fmt.Fprintf(&b, ", last seen %s ago", plural(l.Min, "day"))
-		default:
-			fmt.Fprintf(&b, ", last seen %d to %d days ago", l.Min, l.Max)
-		}
-	}
-	if t.Sources != nil {
-		b.WriteString(", counting only " + sources(t.Sources))
-	}
-	return b.String()
-}
-
-func sources(ids []taxonomy.SourceID) string {
-	if len(ids) == 0 {
-		return "no source"
-	}
-	var b strings.Builder
-	for i, s := range ids {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(string(s))
-	}
-	return b.String()
 }
