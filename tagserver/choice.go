@@ -129,7 +129,9 @@ func (s *Server) handleCategory(c echo.Context) error {
 			continue
 		}
 		ids = append(ids, key)
-		if s.o.Visitors != nil { // a browser may have lost the cookie, and not the wish
+		// A browser may have lost the cookie, and not the wish. One that has it knows
+		// better than the fold, which may be a moment behind.
+		if s.o.Visitors != nil && !cookies.chose {
 			off = append(off, s.o.Visitors.Off(key)...)
 		}
 	}
@@ -155,11 +157,8 @@ func (s *Server) handleCategory(c echo.Context) error {
 			return storeProblem(err)
 		}
 	}
-	if len(off) > 0 {
-		v.set(v.mode.cookie(CookieOff, offValue(off), optOutSeconds))
-	} else {
-		v.set(v.mode.cookie(CookieOff, "", 0))
-	}
+	// Also if nothing is off any more: that is what the cookie says then.
+	v.set(v.mode.cookie(CookieOff, offValue(off), optOutSeconds))
 	v.writeCookies(c.Response().Header())
 	reply := offReply{Off: []string{}, Durable: reached.String()}
 	for _, x := range off {

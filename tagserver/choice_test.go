@@ -70,8 +70,28 @@ func TestASwitchIsInTheLogAndOutlivesTheID(t *testing.T) {
 	if r := b.switches("news/wine", false); !slices.Equal(r.Off, []string{"news/sport"}) {
 		t.Errorf("one on again: %+v", r)
 	}
-	if b.switches("news/sport", false); b.cookies[CookieOff] != "" {
+	if b.switches("news/sport", false); b.cookies[CookieOff] != "1." {
 		t.Errorf("all on again, and the cookie is %q", b.cookies[CookieOff])
+	}
+}
+
+// The fold may be a moment behind: what was just switched on does not come back
+// with the next switch.
+func TestTheCookieKnowsBetterThanTheFold(t *testing.T) {
+	known := remembers{knows{}, map[taxonomy.VisitorKey][]taxonomy.Trait{}}
+	e := newEdge(t, func(o *Options) { o.Visitors = known })
+	b := e.browser()
+	b.yes()
+	key := e.last(taxonomy.RecordEvent).Visitor
+	b.switches("news/wine", true)
+	known.off[key] = []taxonomy.Trait{"c:news/wine"}
+	known.knows[key] = Known{Categories: []KnownCategory{{ID: "news/wine", Title: "Wine", Off: true}}}
+	b.switches("news/wine", false) // and the fold has not seen it yet
+	if page := b.do("GET", "/privacy", "").Body.String(); !strings.Contains(page, "Switch off: Wine") {
+		t.Errorf("the page is behind: %s", page)
+	}
+	if r := b.switches("news/sport", true); !slices.Equal(r.Off, []string{"news/sport"}) {
+		t.Errorf("what was switched on comes back: %+v", r)
 	}
 }
 

@@ -43,6 +43,9 @@ type KnownCategory struct {
 	Last  *taxonomy.Day `json:"last,omitempty"` // day of the newest of them
 	// Off: the visitor has switched it off, or one above it: nobody reads it.
 	Off bool `json:"off"`
+	// With is the title of the category above that is off, if this one itself is
+	// not: its switch is there.
+	With string `json:"off_with,omitempty"`
 }
 
 // Visitors tells what is known of a visitor. It keeps within the context's
@@ -67,6 +70,8 @@ type status struct {
 	Erased bool `json:"erased"`
 	// Off are the categories that are switched off in this browser.
 	Off []string `json:"off"`
+	// chose: the cookie says so, which is newer than what is folded.
+	chose bool
 }
 
 // visitorOf reads the cookie of somebody who asks about itself. The signed
@@ -77,6 +82,7 @@ func (s *Server) visitorOf(r *http.Request) (st status, key taxonomy.VisitorKey,
 	ring := s.o.Keys()
 	cookies := readCookies(hd.cookies, cookieMode{}, ring, s.o.Now().Day())
 	st = status{OptedOut: cookies.optOut, Cookie: "none", Off: []string{}}
+	st.chose = cookies.chose
 	for _, t := range cookies.off {
 		st.Off = append(st.Off, strings.TrimPrefix(string(t), "c:"))
 	}
@@ -150,12 +156,11 @@ func (s *Server) known(r *http.Request) (st status, k Known, err error) {
 	if k, err = s.o.Visitors.Known(ctx, key); err != nil {
 		return st, k, err
 	}
-	for _, t := range s.o.Visitors.Off(key) {
-		if id := strings.TrimPrefix(string(t), "c:"); !slices.Contains(st.Off, id) {
-			st.Off = append(st.Off, id)
+	if !st.chose {
+		for _, t := range s.o.Visitors.Off(key) {
+			st.Off = append(st.Off, strings.TrimPrefix(string(t), "c:"))
 		}
 	}
-	slices.Sort(st.Off)
 	return st, k, err
 }
 
@@ -169,7 +174,12 @@ func switches(st *status, k *Known) []KnownCategory {
 			out = append(out, KnownCategory{ID: id, Title: id, Off: true})
 			continue
 		}
-		out[at].Off = true
+		out[at].Off, out[at].With = true, ""
+	}
+	for i := range out {
+		if c := &out[i]; st.chose && c.Off && c.With == "" && !slices.Contains(st.Off, c.ID) {
+			c.Off = false // switched on a moment ago
+		}
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package tagserver
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -140,6 +141,12 @@ func (s *Server) handlePixel(c echo.Context) error {
 	defer s.putWork(w)
 	ctx, cancel := s.storeContext(r.Context())
 	defer cancel()
+	if isPrefetch(r.Header["Sec-Purpose"]) {
+		// Fetched ahead of a visit that may never come: it is none, and not received.
+		c.Response().Header()[headerReason] = []string{"prefetch"}
+		writeGIF(c)
+		return nil
+	}
 	req := pixelRequest{site: c.Param("site"), query: r.URL.RawQuery, head: headOf(r), page: pageOf(r.Header)}
 	var a pixelAnswer
 	s.pixel(ctx, &req, w, &a)
@@ -152,6 +159,16 @@ func (s *Server) handlePixel(c echo.Context) error {
 	}
 	writeGIF(c)
 	return nil
+}
+
+// isPrefetch reports whether the browser says that it fetches ahead.
+func isPrefetch(purpose []string) bool {
+	for _, p := range purpose {
+		if len(p) >= len("prefetch") && strings.EqualFold(p[:len("prefetch")], "prefetch") {
+			return true
+		}
+	}
+	return false
 }
 
 func writeGIF(c echo.Context) {

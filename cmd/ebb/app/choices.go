@@ -57,12 +57,14 @@ func (k *knownCategories) describe(t taxonomy.Trait) *tagserver.KnownCategory {
 	if !ok {
 		return nil
 	}
-	off := slices.Contains(k.off, t)
-	for _, a := range k.rules.Forest().Ancestors(t) {
-		off = off || slices.Contains(k.off, a)
-	}
 	id := strings.TrimPrefix(string(t), "c:")
-	return &tagserver.KnownCategory{ID: id, Title: cmp.Or(strings.TrimSpace(c.Title), id), Of: tax.Title, Off: off}
+	known := &tagserver.KnownCategory{ID: id, Title: cmp.Or(strings.TrimSpace(c.Title), id), Of: tax.Title, Off: slices.Contains(k.off, t)}
+	for _, a := range k.rules.Forest().Ancestors(t) {
+		if _, above, ok := k.rules.Forest().Category(a); ok && !known.Off && slices.Contains(k.off, a) {
+			known.Off, known.With = true, cmp.Or(strings.TrimSpace(above.Title), string(a))
+		}
+	}
+	return known
 }
 
 // list returns them by title, and what is off though no event is in it.

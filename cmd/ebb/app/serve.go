@@ -149,6 +149,7 @@ func (a *App) edgeOptions() tagserver.Options {
 		Strings:        a.readStrings,
 		IgnoreDNT:      !a.cfg.Consent.DNT,
 		TrustedProxies: a.cfg.Proxies,
+		Partitioned:    a.cfg.Partitioned,
 		Metrics:        a.registry, Logger: a.log,
 	}
 	if a.countries != nil {

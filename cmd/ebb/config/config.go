@@ -47,6 +47,7 @@ type Config struct {
 	Compress        bool   `key:"compress" value:"BOOL" default:"true" help:"Compress what is written to disk. Off only to look for bytes."`
 	ExportFloor     int    `key:"export_floor" value:"N" default:"1000" help:"The smallest audience that is delivered; a smaller one is delivered empty."`
 	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"1200" help:"How many new visitors one class of addresses (a /24, or a /48 of IPv6) may make in a minute."`
+	Partitioned     bool   `key:"partitioned_cookies" value:"BOOL" default:"false" help:"Third-party mode: pages whose site is not that of this host get an ID of their own in a partitioned cookie, one for each site. Off, browsers keep none for them."`
 	ErasuresJournal string `key:"erasures_journal" value:"FILE" help:"A second place for the journal of erasures, best on another disk. A restore needs the journal."`
 }
 
