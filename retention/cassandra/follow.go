@@ -62,11 +62,14 @@ func (l *Log) Follow(ctx context.Context, g taxonomy.Group, from retention.Posit
 		}
 	}
 	for i, p := range parts {
+		k := writerGroup{others[i].id, g}
+		l.mu.Lock()
+		l.given[k] = from[k.writer]
 		if len(p) > 0 {
-			l.mu.Lock()
-			l.borders[writerGroup{others[i].id, g}] = p[len(p)-1].Last()
-			l.mu.Unlock()
+			l.borders[k] = p[len(p)-1].Last()
+			l.given[k] = l.borders[k]
 		}
+		l.mu.Unlock()
 		frames = append(frames, p...)
 	}
 	return frames, nil

@@ -67,6 +67,7 @@ type Log struct {
 	borders map[writerGroup]uint64 // ends of frames that were given out
 	tails   map[writerGroup]*tail
 	covered map[writerGroup]uint64 // as far as Trim said
+	given   map[writerGroup]uint64 // as far as who followed last has read, of other nodes
 }
 
 type writerGroup struct {
@@ -133,7 +134,7 @@ func OpenLog(st *Store, o LogOptions) (*Log, error) {
 	if o.UploadBytes == 0 {
 		o.UploadBytes = 16 << 20
 	}
-	l := &Log{st: st, o: o, logger: st.o.Logger.With("component", "upload"), beats: map[taxonomy.WriterID]seenBeat{}, borders: map[writerGroup]uint64{}, tails: map[writerGroup]*tail{}, covered: map[writerGroup]uint64{}}
+	l := &Log{st: st, o: o, logger: st.o.Logger.With("component", "upload"), beats: map[taxonomy.WriterID]seenBeat{}, borders: map[writerGroup]uint64{}, tails: map[writerGroup]*tail{}, covered: map[writerGroup]uint64{}, given: map[writerGroup]uint64{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	if err := l.begin(); err != nil {
 		l.stop()
@@ -329,8 +330,10 @@ func (l *Log) Trim(ctx context.Context, g taxonomy.Group, to retention.Position)
 			t.cut(to[k.writer])
 		}
 	}
-	own := writerGroup{e.writer, g}
-	l.covered[own] = max(l.covered[own], to[e.writer])
+	for w, seq := range to {
+		k := writerGroup{w, g}
+		l.covered[k] = max(l.covered[k], seq)
+	}
 	l.mu.Unlock()
 	return e.local.Trim(ctx, g, at)
 }
@@ -359,6 +362,33 @@ func (l *Log) CloseWriter(ctx context.Context, g taxonomy.Group, id taxonomy.Wri
 		return 0, fmt.Errorf("close writer %s: %w", id, err)
 	}
 	return w.end(g), nil
+}
+
+// Confirm returns when no other node can close a writer of this one at an end
+// below what is read of it here: all earlier ones are closed, and the own has
+// beaten since the call. Whoever takes the builder's lease calls it before it
+// folds: what it folded of its own files beyond an end that another stored would
+// come back under another name and be counted again. A writer that turns out to
+// be closed gives ErrHeld; the next begins by itself.
+func (l *Log) Confirm(ctx context.Context) error {
+	e, err := l.ready(ctx)
+	if err != nil {
+		return fmt.Errorf("confirm the log: %w", err)
+	}
+	defer l.turn.RUnlock()
+	for id, d := range e.dead {
+		if err := l.closeDead(ctx, e, id, d); err != nil {
+			return fmt.Errorf("confirm the log: close earlier writer %s: %w", id, err)
+		}
+	}
+	closed, err := l.beatOnce(ctx, e)
+	if err != nil {
+		return fmt.Errorf("confirm the log: %w", err)
+	}
+	if closed {
+		return fmt.Errorf("confirm the log: another node has closed writer %s: %w", e.writer, retention.ErrHeld)
+	}
+	return nil
 }
 
 func (e *era) deadWriter(id taxonomy.WriterID) *deadWriter {

@@ -461,3 +461,81 @@ func TestAWriterIsKnownAsLongAsItsRowsAre(t *testing.T) { // R1, R8
 		t.Error("after two restarts it is not known any more")
 	}
 }
+
+// What a checkpoint covers must not come back under another name, though its rows
+// never came to the cluster, or are not seen any more.
+func TestAWriterIsNeverEndedBelowWhatACheckpointCovers(t *testing.T) { // R4, R8
+	needCluster(t)
+	st := openStore(t, realNow)
+	empty(t, st, "event_log", "log_writer")
+	n := startNode(t, st, realNow, nil)
+	defer n.stop()
+	begin := func(id taxonomy.WriterID) { // of which nobody has heard for long
+		t.Helper()
+		if err := n.log.register(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := st.s.swap(t.Context(), takeWriter, id[:], int64(0)); err != nil || !ok {
+			t.Fatalf("take %t, %v", ok, err)
+		}
+		for i := range 2 {
+			f := retention.Frame{Writer: id, First: uint64(1 + 2*i), N: 2, Time: realNow(), Records: logEvents(2*i, 2)}
+			f.Counts = retention.CountSites(f.Records)
+			if err := n.log.writeRow(t.Context(), &f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	closed := func(id taxonomy.WriterID, want uint64) {
+		t.Helper()
+		if end, err := n.log.CloseWriter(t.Context(), 0, id); err != nil || end != want {
+			t.Errorf("closed at %d, %v; want %d", end, err, want)
+		}
+	}
+	trim := func(at retention.Position) {
+		t.Helper()
+		if err := n.log.Trim(t.Context(), 0, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	folded, vanishing := taxonomy.WriterID{21}, taxonomy.WriterID{22}
+	begin(folded) // by its own node's builder, before it was copied
+	trim(retention.Position{folded: 9})
+	closed(folded, 9)
+
+	begin(vanishing)
+	collect(t, n.log, retention.Position{folded: 9}, 4)
+	if err := st.s.rewrite(t.Context(), `DELETE FROM event_log WHERE writer = ? AND grp = 0 AND chunk = 0 AND seq = 3`, vanishing[:]); err != nil {
+		t.Fatal(err)
+	}
+	if end, err := n.log.CloseWriter(t.Context(), 0, vanishing); !errors.Is(err, retention.ErrHeld) {
+		t.Errorf("what was read of it is in no checkpoint, and it is closed at %d, %v", end, err)
+	}
+	trim(retention.Position{folded: 9, vanishing: 4})
+	closed(vanishing, 4)
+}
+
+func TestConfirmSettlesThisNodesOwnLog(t *testing.T) { // R4
+	needCluster(t)
+	st := openStore(t, realNow)
+	empty(t, st, "event_log", "log_writer")
+	a := startNode(t, st, realNow, func(o *LogOptions) { o.Life = time.Hour }) // no beat but the first
+	first := a.log.Writer()
+	appendLog(t, a.log, logEvents(0, 5), retention.AckLocal)
+	a.kill()
+	a.open()
+	defer a.stop()
+	if err := a.log.Confirm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if w, err := a.log.writer(t.Context(), first); err != nil || !w.closed || w.end(0) != 5 {
+		t.Errorf("the earlier writer: closed %t at %d, %v", w.closed, w.end(0), err)
+	}
+	own := a.log.Writer()
+	if _, err := a.log.closeAt(t.Context(), own, map[int]int64{0: 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.log.Confirm(t.Context()); !errors.Is(err, retention.ErrHeld) {
+		t.Errorf("the own writer was closed by another: %v", err)
+	}
+}

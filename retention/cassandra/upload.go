@@ -283,6 +283,13 @@ func (l *Log) recover(ctx context.Context, e *era) error {
 				d.marks[g] = uint64(w.marks[g])
 			}
 			d.ours = true // and if another is closing it, the first to store the end decides
+			if !w.closing {
+				continue
+			}
+			// Nobody must read it from here while another may end it lower.
+			if err := l.closeDead(ctx, e, id, d); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := l.settleDead(ctx, e, id, d, w.ends); err != nil {

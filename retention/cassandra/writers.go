@@ -133,7 +133,8 @@ func (l *Log) closeAt(ctx context.Context, id taxonomy.WriterID, ends map[int]in
 // closeForeign ends a writer of another node whose lease has run out (R4): it
 // takes the lease away, reads to the first hole at LOCAL_QUORUM, writes what
 // lies beyond the last known quorum mark once more, since rows that were not
-// acknowledged come and go between reads, and stores the end.
+// acknowledged come and go between reads, and stores the end, which is never below
+// what a checkpoint covers.
 func (l *Log) closeForeign(ctx context.Context, id taxonomy.WriterID) (writerRow, error) {
 	for {
 		w, err := l.writer(ctx, id)
@@ -170,10 +171,19 @@ func (l *Log) closeForeign(ctx context.Context, id taxonomy.WriterID) (writerRow
 	ends := map[int]int64{}
 	for g := range l.o.Groups {
 		end := uint64(w.marks[g])
-		for {
+		k := writerGroup{id, taxonomy.Group(g)}
+		l.mu.Lock()
+		covered, given := l.covered[k], l.given[k]
+		l.mu.Unlock()
+		for again := 0; ; {
 			frames, err := l.readRows(ctx, id, taxonomy.Group(g), end+1, 64)
 			if err != nil {
 				return w, err
+			}
+			if len(frames) == 0 && end < given && again < 5 && ctx.Err() == nil {
+				again++ // it was read, so it is on a replica, which another read may ask
+				l.wait(ctx, 100*time.Millisecond)
+				continue
 			}
 			if len(frames) == 0 {
 				break
@@ -182,6 +192,12 @@ func (l *Log) closeForeign(ctx context.Context, id taxonomy.WriterID) (writerRow
 				return w, err
 			}
 			end = frames[len(frames)-1].Last()
+		}
+		// What a committed checkpoint covers must not come back, though its rows may
+		// never have come to a quorum: the writer's own node may have folded it, or a
+		// row that was read is not seen any more.
+		if end = max(end, covered); given > end {
+			return w, fmt.Errorf("what was read of it to record %d is in no checkpoint yet: %w", given, retention.ErrHeld)
 		}
 		ends[g] = int64(end)
 	}

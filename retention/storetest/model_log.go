@@ -93,6 +93,21 @@ type modelFrame struct {
 	bytes []byte          // the records
 }
 
+// records returns the frame's records, none if it is lost. The caller owns them.
+func (f *modelFrame) records() (list []taxonomy.Record, err error) {
+	if f.head.Lost {
+		return nil, nil
+	}
+	for rest := f.bytes; len(rest) > 0; {
+		var r taxonomy.Record
+		if r, rest, err = taxonomy.DecodeRecord(rest); err != nil {
+			return nil, fmt.Errorf("model: a record of writer %s does not decode: %w", f.head.Writer, err)
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
+
 // modelWriter is what one writer wrote to one group.
 type modelWriter struct {
 	frames  []modelFrame // what is not trimmed
@@ -218,15 +233,9 @@ func (l *ModelLog) Follow(ctx context.Context, group taxonomy.Group, from retent
 			size += f.head.Bytes
 			g := f.head
 			g.Counts = slices.Clone(g.Counts)
-			if !g.Lost {
-				rest := f.bytes
-				for len(rest) > 0 {
-					r, more, err := taxonomy.DecodeRecord(rest)
-					if err != nil {
-						return nil, fmt.Errorf("model: a record of writer %s does not decode: %w", k.writer, err)
-					}
-					g.Records, rest = append(g.Records, r), more
-				}
+			var err error
+			if g.Records, err = f.records(); err != nil {
+				return nil, err
 			}
 			out = append(out, g)
 		}

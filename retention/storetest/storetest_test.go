@@ -2,6 +2,7 @@ package storetest_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/storetest"
@@ -42,6 +43,39 @@ func TestModelLog(t *testing.T) {
 			l = l.NewWriter()
 			return l
 		}}
+	})
+}
+
+// The model of the cluster passes the suite too, as a cluster in which all is well
+// and every uploader is done at once.
+func TestModelClusterLog(t *testing.T) {
+	storetest.Log(t, func(_ rapid.TB, now func() taxonomy.Millis) storetest.LogEngine {
+		n := storetest.NewCluster(1, now, 10*time.Second).NewNode(true)
+		return storetest.LogEngine{Log: n, Restart: func(rapid.TB) retention.Log { n.Kill(); n.Start(); return n }}
+	})
+}
+
+func TestModelClusterStores(t *testing.T) {
+	cluster := func(now func() taxonomy.Millis) *storetest.Cluster { return storetest.NewCluster(1, now, time.Second) }
+	t.Run("Events", func(t *testing.T) {
+		storetest.Events(t, func(_ rapid.TB, now func() taxonomy.Millis) storetest.Engine[retention.Events] {
+			return storetest.Engine[retention.Events]{Contract: cluster(now).Events()}
+		})
+	})
+	t.Run("Keyed", func(t *testing.T) {
+		storetest.Keyed(t, func(_ rapid.TB, now func() taxonomy.Millis) storetest.Engine[retention.Keyed] {
+			return storetest.Engine[retention.Keyed]{Contract: cluster(now).Keyed()}
+		})
+	})
+	t.Run("Blobs", func(t *testing.T) {
+		storetest.Blobs(t, func(_ rapid.TB, now func() taxonomy.Millis) storetest.Engine[retention.Blobs] {
+			return storetest.Engine[retention.Blobs]{Contract: cluster(now).Blobs()}
+		})
+	})
+	t.Run("Leases", func(t *testing.T) {
+		storetest.Leases(t, func(_ rapid.TB, now func() taxonomy.Millis) storetest.Engine[retention.Leases] {
+			return storetest.Engine[retention.Leases]{Contract: cluster(now).Leases()}
+		})
 	})
 }
 

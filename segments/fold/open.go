@@ -44,6 +44,10 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 	}
 	f.keep = f.files.names(m)
 	f.keep[f.stored.name] = true
+	// The log must know what is covered before it closes anybody's writer (R4).
+	if err := opt.Log.Trim(ctx, opt.Group, f.View().Position().Clone()); err != nil {
+		return nil, fmt.Errorf("trim the log behind checkpoint %d: %w", m.Number, err)
+	}
 	return f, f.files.sweepAll(ctx, f.keep)
 }
 

@@ -320,6 +320,12 @@ func (a *App) take(ctx context.Context, g *group) (bool, error) {
 	fail := func(err error) (bool, error) {
 		return false, errors.Join(err, a.store.Leases().Release(context.WithoutCancel(ctx), lease))
 	}
+	if a.cluster != nil {
+		// Nobody can end this node's log below what is folded of it from here on.
+		if err := a.cluster.log.Confirm(ctx); err != nil {
+			return fail(err)
+		}
+	}
 	o := a.foldOptions(g.n, lease.Term)
 	if a.cluster != nil {
 		t.lists = newPageLists(a, g)

@@ -101,6 +101,9 @@ func (b *building) hold(ctx context.Context, lease retention.Lease, ended <-chan
 	if err := gens.Claim(ctx, lease.Term); err != nil {
 		return fmt.Errorf("claim: %w", err)
 	}
+	if err := b.log.Confirm(ctx); err != nil {
+		return err
+	}
 	f, err := fold.Open(ctx, fold.Options{Config: shards(), Log: b.log, Events: b.st.Events(), Keyed: b.keyed, Blobs: b.st.Blobs(),
 		Rules: func() fold.Classifier { return seen{} }, Term: lease.Term,
 		OnErased: func(ctx context.Context, list []fold.Erased) error {
