@@ -72,13 +72,19 @@ func TestLongAVisitorSeesItsOwnPage(t *testing.T) {
 		return strings.Contains(text, "/wine") && strings.Contains(text, "Groups it is counted in")
 	})
 	clean("known")
-	if file := os.Getenv("EBB_TEST_SCREENSHOTS"); file != "" {
+	shot := func(name string) {
+		t.Helper()
+		file := os.Getenv("EBB_TEST_SCREENSHOTS")
+		if file == "" {
+			return
+		}
 		var png []byte
 		run(chromedp.FullScreenshot(&png, 100))
-		if err := os.WriteFile(filepath.Join(file, "privacy.png"), png, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(file, name), png, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+	shot("privacy.png")
 	press := func(label, want string) {
 		t.Helper()
 		run(chromedp.Click(`//button[text()="`+label+`"]`, chromedp.BySearch))
@@ -87,6 +93,37 @@ func TestLongAVisitorSeesItsOwnPage(t *testing.T) {
 			return strings.Contains(text, want)
 		})
 	}
+	// count is how many switches say so; while the page changes, none is said.
+	count := func(label string) (n int) {
+		if err := chromedp.Run(browser, chromedp.Evaluate(`document.readyState=='complete'?document.querySelectorAll('button[aria-label^="`+label+`"]').length:-1`, &n)); err != nil {
+			return -1
+		}
+		return n
+	}
+	flip := func(label string) {
+		t.Helper()
+		n := count(label)
+		run(chromedp.Click(`button[aria-label^="`+label+`"]`, chromedp.ByQuery))
+		wait(t, "one less to "+label, func() bool { return count(label) == n-1 })
+	}
+	if count("Switch off") == 0 {
+		t.Fatal("the page has no category")
+	}
+	flip("Switch off")
+	run(read)
+	if !strings.Contains(text, "Your receipt") {
+		t.Error("a switch gives no receipt")
+	}
+	clean("a category off, with its receipt")
+	shot("privacy-off.png")
+	for count("Switch off") > 0 {
+		flip("Switch off")
+	}
+	wait(t, "with every category off there is no group", func() bool {
+		run(chromedp.Navigate(own), read)
+		return !strings.Contains(text, "Groups it is counted in")
+	})
+	flip("Switch on")
 	press("Only erase", "Nothing.")
 	press("Opt out, and erase everything", "opted out")
 	clean("opted out")
