@@ -47,8 +47,11 @@ type commands struct {
 	Backup     backupCommand     `cmd:"" help:"Write and check backups."`
 	Restore    restoreCommand    `cmd:"" help:"Bring a backup back into an empty data directory."`
 
-	Access  accessCommand  `cmd:"" help:"Give and revoke API keys."`
-	Audit   auditCommand   `cmd:"" help:"List and verify who changed what."`
+	Access  accessCommand `cmd:"" help:"Give and revoke API keys."`
+	Audit   auditCommand  `cmd:"" help:"List and verify who changed what."`
+	Migrate migrateCommand
+	Log     logCommand
+
 	Health  healthCommand  `cmd:"" help:"Ask a running server how it is."`
 	Keys    keysCommand    `cmd:"" help:"Show and change the secret keys."`
 	Config  configCommand  `cmd:"" help:"Check and print the settings."`

@@ -175,3 +175,14 @@ func Join(views []*View) *View {
 	v.position = retention.JoinPositions(positions)
 	return v
 }
+
+// Committed returns the position of the last committed checkpoint of a group,
+// empty if there is none.
+func Committed(ctx context.Context, keyed retention.Keyed, blobs retention.Blobs, g taxonomy.Group) (retention.Position, error) {
+	f := files{blobs: blobs, folder: folderOf(g)}
+	m, _, err := f.committed(ctx, keyed, g)
+	if err != nil || m == nil {
+		return retention.Position{}, err
+	}
+	return m.Position, nil
+}

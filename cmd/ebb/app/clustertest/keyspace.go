@@ -20,6 +20,22 @@ import (
 // test. Without the variable the test is skipped, or fails in CI.
 func Keyspace(t testing.TB) map[string]string {
 	t.Helper()
+	o, settings := prepare(t)
+	if _, err := cassandra.Up(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	return settings
+}
+
+// Empty is Keyspace without making it: the test does.
+func Empty(t testing.TB) map[string]string {
+	t.Helper()
+	_, settings := prepare(t)
+	return settings
+}
+
+func prepare(t testing.TB) (cassandra.Options, map[string]string) {
+	t.Helper()
 	host := os.Getenv("EBB_TEST_CASSANDRA")
 	if host == "" {
 		const how = "no Cassandra: export EBB_TEST_CASSANDRA=$(deploy/cassandra/cass up 1)"
@@ -46,9 +62,6 @@ func Keyspace(t testing.TB) map[string]string {
 			t.Error(err)
 		}
 	})
-	if _, err := cassandra.Up(ctx, o); err != nil {
-		t.Fatal(err)
-	}
-	return map[string]string{"store": "cassandra", "cassandra.hosts": host, "cassandra.keyspace": o.Keyspace, "cassandra.data_center": dc,
+	return o, map[string]string{"store": "cassandra", "cassandra.hosts": host, "cassandra.keyspace": o.Keyspace, "cassandra.data_center": dc,
 		"cassandra.replication": fmt.Sprintf("%s:%d", dc, copies), "cassandra.buckets": "4"}
 }
