@@ -47,10 +47,10 @@ type commands struct {
 	Backup     backupCommand     `cmd:"" help:"Write and check backups."`
 	Restore    restoreCommand    `cmd:"" help:"Bring a backup back into an empty data directory."`
 
-	Access  accessCommand `cmd:"" help:"Give and revoke API keys."`
-	Audit   auditCommand  `cmd:"" help:"List and verify who changed what."`
-	Migrate migrateCommand
-	Log     logCommand
+	Access  accessCommand  `cmd:"" help:"Give and revoke API keys."`
+	Audit   auditCommand   `cmd:"" help:"List and verify who changed what."`
+	Migrate migrateCommand `cmd:"" help:"Make and update the tables in Cassandra."`
+	Log     logCommand     `cmd:"" help:"Show and skip holes of a cluster's log."`
 
 	Health  healthCommand  `cmd:"" help:"Ask a running server how it is."`
 	Keys    keysCommand    `cmd:"" help:"Show and change the secret keys."`
