@@ -41,6 +41,7 @@ type commands struct {
 	Apply      applyCommand      `cmd:"" help:"Make the definitions those of the files."`
 	Export     exportCommand     `cmd:"" help:"Write the definitions into files."`
 	Consent    consentCommand    `cmd:"" help:"Explain consent strings."`
+	Privacy    privacyCommand    `cmd:"" help:"Check visitors' receipts."`
 	Tag        tagCommand        `cmd:"" help:"Print and check the tag of a site."`
 	Operations operationsCommand `cmd:"" help:"See, wait for and cancel what runs in the background."`
 	Retention  retentionCommand  `cmd:"" help:"Audit, forget and erase."`
