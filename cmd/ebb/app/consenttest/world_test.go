@@ -226,6 +226,17 @@ func (w *world) ask(l tagserver.Listener, method, path, body string, header http
 // audience.
 func (w *world) held(dest string) map[string][]string {
 	w.t.Helper()
+	for {
+		if held, ok := w.apply(dest); ok {
+			return held
+		}
+	}
+}
+
+// apply is one pass over the manifest. It is not ok if a file was withdrawn
+// meanwhile (410): a partner then reads the manifest again.
+func (w *world) apply(dest string) (held map[string][]string, ok bool) {
+	w.t.Helper()
 	auth := http.Header{"Authorization": {"Bearer " + partnerKey(dest)}}
 	rec := w.ask(tagserver.Partner, "GET", delivery.FilesPath(taxonomy.DestinationID(dest)), "", auth)
 	var m delivery.Manifest
@@ -235,6 +246,9 @@ func (w *world) held(dest string) map[string][]string {
 	rows := map[[2]string]bool{}
 	for _, f := range m.Files {
 		rec := w.ask(tagserver.Partner, "GET", f.URL, "", auth)
+		if rec.Code == http.StatusGone {
+			return nil, false
+		}
 		z, err := gzip.NewReader(bytes.NewReader(rec.Body.Bytes()))
 		if err != nil {
 			w.t.Fatalf("file %s: %d %v", f.Name, rec.Code, err)
@@ -262,7 +276,7 @@ func (w *world) held(dest string) map[string][]string {
 	for _, ids := range out {
 		slices.Sort(ids)
 	}
-	return out
+	return out, true
 }
 
 // wants delivers until the destinations hold what they should. Who was erased is
