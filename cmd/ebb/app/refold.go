@@ -194,7 +194,9 @@ func (a *App) stepRefold(ctx context.Context, g *group) (more, switched bool, er
 		before := f.InForce().Version()
 		left, err := f.RefoldPart(ctx)
 		if errors.Is(err, fold.ErrNoRefold) {
-			return true, false, nil
+			// The checkpoint that it begins or ends with failed.
+			_, err := f.Checkpoint(ctx)
+			return err == nil, false, err
 		}
 		if err != nil || left && !f.Due() {
 			return err == nil, false, err
