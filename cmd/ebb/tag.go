@@ -191,8 +191,12 @@ func verifyTag(ctx context.Context, client *http.Client, page *url.URL) (found [
 		}
 		add("edge", ok, detail)
 	}
-	add(verifyParty(page, host))
-	add(verifyCookie(ctx, client, host, set["site"], origin))
+	party := verifyParty(page, host)
+	cookie, partitioned := verifyCookie(ctx, client, host, set["site"], origin, !party.OK)
+	if partitioned {
+		party.OK, party.Detail = true, "another domain's, and the edge is in third-party mode: this site has IDs of its own, in browsers that keep partitioned cookies"
+	}
+	found = append(found, party, cookie)
 	policies := first.Header.Values("Content-Security-Policy")
 	for _, p := range metaPolicy.FindAllStringSubmatch(html, -1) {
 		policies = append(policies, p[1])

@@ -19,11 +19,11 @@ import (
 // verifyParty says whether page and edge are of one registrable domain: else
 // browsers take the ID for a third party's, which most of them neither keep nor
 // give back.
-func verifyParty(page *url.URL, host string) (what string, ok bool, detail string) {
-	what = "first party"
+func verifyParty(page *url.URL, host string) tagFinding {
+	const what = "first party"
 	u, err := url.Parse(host)
 	if err != nil {
-		return what, false, "the edge's address cannot be read"
+		return tagFinding{what, false, "the edge's address cannot be read"}
 	}
 	p, e := strings.ToLower(page.Hostname()), strings.ToLower(u.Hostname())
 	_, perr := netip.ParseAddr(p)
@@ -36,46 +36,50 @@ func verifyParty(page *url.URL, host string) (what string, ok bool, detail strin
 		same = aerr == nil && berr == nil && a == b
 	}
 	if !same {
-		return what, false, e + " and " + p + " are not of one domain, so browsers do not give the ID back; put the edge below the site's own domain, such as data." + strings.TrimPrefix(p, "www.")
+		return tagFinding{what, false, e + " and " + p + " are not of one domain, so browsers do not give the ID back; put the edge below the site's own domain, such as data." + strings.TrimPrefix(p, "www.")}
 	}
-	return what, true, "the ID is the site's own; on a network unlike the site's, Safari keeps it for 7 days"
+	return tagFinding{what, true, "the ID is the site's own; on a network unlike the site's, Safari keeps it for 7 days"}
 }
 
 // verifyCookie posts what a visitor's first page does after a yes, without an
-// event, and looks whether an ID comes back.
-func verifyCookie(ctx context.Context, h *http.Client, host, site, origin string) (what string, ok bool, detail string) {
-	what = "cookie"
+// event, and looks whether an ID comes back, and whether it is one of third-party
+// mode.
+func verifyCookie(ctx context.Context, h *http.Client, host, site, origin string, cross bool) (f tagFinding, partitioned bool) {
+	no := func(detail string) (tagFinding, bool) { return tagFinding{"cookie", false, detail}, false }
 	body := fmt.Sprintf(`{"site":%q,"consent":{"granted":true},"events":[]}`, site)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, host+"/v1/e", strings.NewReader(body))
 	if err != nil {
-		return what, false, err.Error()
+		return no(err.Error())
 	}
 	req.Header.Set("Content-Type", "text/plain")
 	req.Header.Set("Origin", origin)
+	if cross {
+		req.Header.Set("Sec-Fetch-Site", "cross-site") // as a browser says
+	}
 	resp, err := h.Do(req)
 	if err != nil {
-		return what, false, err.Error()
+		return no(err.Error())
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
-		return what, false, resp.Status + ": " + resp.Header.Get("X-Ebb-Reason")
+		return no(resp.Status + ": " + resp.Header.Get("X-Ebb-Reason"))
 	}
 	for _, c := range resp.Cookies() {
 		if !strings.HasPrefix(c.Name, "__Host-ebb") || c.MaxAge <= 0 {
 			continue
 		}
 		if !c.Secure || c.Path != "/" || c.Domain != "" || !c.HttpOnly {
-			return what, false, c.Name + " lost attributes on its way, so browsers refuse it; let the proxy pass Set-Cookie as it is"
+			return no(c.Name + " lost attributes on its way, so browsers refuse it; let the proxy pass Set-Cookie as it is")
 		}
 		if u, err := url.Parse(host); err == nil && u.Scheme != "https" && !loopback(u.Hostname()) {
-			return what, false, c.Name + " is Secure, and over plain http browsers keep it from localhost only; serve the edge by https"
+			return no(c.Name + " is Secure, and over plain http browsers keep it from localhost only; serve the edge by https")
 		}
-		return what, true, c.Name + " for " + (time.Duration(c.MaxAge) * time.Second).String()
+		return tagFinding{"cookie", true, c.Name + " for " + (time.Duration(c.MaxAge) * time.Second).String()}, c.Partitioned
 	}
 	if r := resp.Header.Get("X-Ebb-Reason"); r != "" {
-		return what, false, "none was set: " + r
+		return no("none was set: " + r)
 	}
-	return what, false, "none was set; does a proxy drop Set-Cookie?"
+	return no("none was set; does a proxy drop Set-Cookie?")
 }
 
 // loopback reports whether a host is this machine, from which browsers keep a

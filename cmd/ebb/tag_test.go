@@ -28,6 +28,8 @@ func TestTheTagOfAPageIsVerified(t *testing.T) {
 		"a proxy drops the cookie":  {attrs: `data-site="shop"`, cookie: "other=1", wrong: "cookie"},
 		"a proxy changes it":        {attrs: `data-site="shop"`, cookie: "__Host-ebb=1.k.v; Path=/; Max-Age=7776000; HttpOnly", wrong: "cookie"},
 		"another domain":            {attrs: `data-site="shop"`, edge: "localhost", wrong: "first party"},
+		"another domain, third-party mode": {attrs: `data-site="shop"`, edge: "localhost",
+			cookie: "__Host-ebbp=1.k.v; Path=/; Max-Age=7776000; Secure; HttpOnly; SameSite=None; Partitioned"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			edge := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
