@@ -376,7 +376,6 @@ type partScan struct {
 	names  map[taxonomy.Column]column
 	traits []taxonomy.Trait
 	batch  []scanned
-	cols   []taxonomy.Column
 	since  int // events since others had a turn
 	read   uint64
 	found  map[int]map[dayColumn]*[]uint32 // by shard
