@@ -144,6 +144,9 @@ func (s *Server) collect(c echo.Context, test bool) error {
 	reply := collectReply{Refused: []refusedEvent{}, Durable: retention.AckLocal.String()}
 	refusals := s.prepare(w, &hd, &reply)
 	asked := s.o.Ack
+	if w.visit.erased {
+		asked = max(asked, s.o.EraseAck)
+	}
 	reached := asked
 	if len(w.records) > 0 {
 		var err error

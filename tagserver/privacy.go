@@ -81,16 +81,17 @@ func (s *Server) answerErasure(c echo.Context, w *work, form bool, sentence stri
 	v := &w.visit
 	ctx, cancel := s.storeContext(c.Request().Context())
 	defer cancel()
-	reached := s.o.Ack
+	asked := max(s.o.Ack, s.o.EraseAck)
+	reached := asked
 	if v.erased {
-		if reached, err = s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
+		if reached, err = s.append(ctx, v.records, v.group, asked); err != nil {
 			s.log.Warn("erasure not taken", "error", err)
 			return storeProblem(err)
 		}
 	}
 	v.writeCookies(c.Response().Header())
 	status := http.StatusOK
-	if reached < s.o.Ack {
+	if reached < asked {
 		status = http.StatusAccepted
 	}
 	reply := choiceReply{OptedOut: v.decision.Consent.Signal == taxonomy.SignalOptOut, Erased: v.erased, Durable: reached.String()}

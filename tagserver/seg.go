@@ -51,11 +51,15 @@ func (s *Server) handleSeg(c echo.Context) error {
 	status := http.StatusOK
 	switch {
 	case len(v.records) > 0:
-		reached, err := s.append(ctx, v.records, v.group, s.o.Ack)
+		asked := s.o.Ack
+		if v.erased {
+			asked = max(asked, s.o.EraseAck)
+		}
+		reached, err := s.append(ctx, v.records, v.group, asked)
 		if err != nil {
 			return storeProblem(err)
 		}
-		if v.erased && reached < s.o.Ack {
+		if v.erased && reached < asked {
 			status = http.StatusAccepted
 		}
 		h.Set(headerReason, v.reason())

@@ -170,6 +170,9 @@ type Options struct {
 	// Ack is how far an event must have come before /v1/e answers: AckLocal
 	// (also if zero) or AckQuorum.
 	Ack retention.Ack
+	// EraseAck is how far an erasure must have come to be answered as done, if that
+	// is further; else it is answered 202 (R24).
+	EraseAck retention.Ack
 	// Keys returns the ring in force.
 	Keys func() *keys.Ring
 	// Shards and Groups as they were fixed at init. Zero is 1.

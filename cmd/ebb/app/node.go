@@ -474,14 +474,6 @@ func (a *App) mayDeliver() bool {
 	return t != nil && a.lives(t)
 }
 
-// ack is how far an event must have come before its request is answered.
-func (a *App) ack() retention.Ack {
-	if a.cfg.Ack == "quorum" {
-		return retention.AckQuorum
-	}
-	return retention.AckLocal
-}
-
 // joinCluster takes in what other nodes have told, and begins to renew.
 func (a *App) joinCluster(ctx context.Context) error {
 	if err := a.followErasures(ctx, a.env.millis()-erasureLife); err != nil {

@@ -53,7 +53,7 @@ func (a *App) Local(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	a.life.run("re-folds", a.refoldLoop)
-	s := &Server{App: a}
+	s := &Server{App: a, alone: true}
 	if err := a.env.FS.RemoveAll(a.spoolDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of uploads: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"github.com/ebb-dmp/ebb/cmd/ebb/config"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/retention/log"
 	"github.com/ebb-dmp/ebb/segments/audience"
@@ -34,8 +35,10 @@ func (s *Server) routes(o *tagserver.Options) error {
 	}
 	o.Routes = append(o.Routes, partner.Routes(files)...)
 	o.Routes = append(o.Routes, tagserver.OpsRoutes(tagserver.Ops{Metrics: s.registry, Ready: s.Ready})...)
-	o.Routes = append(o.Routes, ad.Routes()...)
-	o.Routes = append(o.Routes, pages.Routes()...)
+	if s.alone || s.cfg.Has(config.RoleAPI) {
+		o.Routes = append(o.Routes, ad.Routes()...)
+		o.Routes = append(o.Routes, pages.Routes()...)
+	}
 	o.Guards = map[tagserver.Auth]tagserver.Guard{
 		tagserver.AuthDestination: partner.Guard(files),
 		// A session of the console reads; whatever changes something needs a key.

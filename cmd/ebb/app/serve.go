@@ -24,6 +24,7 @@ type Server struct {
 	edge  *tagserver.Server
 	addrs [3]string
 	ready atomic.Bool
+	alone bool // answers a command, whatever the node's roles
 
 	spools  sync.Mutex
 	spooled uint64
@@ -70,7 +71,7 @@ func (a *App) Serve(ctx context.Context) (s *Server, err error) {
 			return a.every(ctx, time.Minute, "read the certificate", func(context.Context) error { return certs.load() })
 		})
 	}
-	for _, l := range []tagserver.Listener{tagserver.Private, tagserver.Partner, tagserver.Public} {
+	for _, l := range a.listeners() {
 		if err := s.listen(l, certs); err != nil {
 			return nil, err
 		}
@@ -143,7 +144,7 @@ func isLoopback(a net.Addr) bool {
 func (a *App) edgeOptions() tagserver.Options {
 	o := tagserver.Options{
 		Now: a.env.millis, Rand: a.env.Rand, Timeout: context.WithTimeout,
-		Log: a.wal, Ack: a.ack(), Keys: func() *keys.Ring { return a.keys.Load() },
+		Log: a.wal, Ack: a.ack(), EraseAck: a.eraseAck(), Keys: func() *keys.Ring { return a.keys.Load() },
 		Shards: a.install.Shards, Groups: a.install.Groups,
 		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Audiences: pages{a}, Visitors: pages{a},
 		Strings:        a.readStrings,
