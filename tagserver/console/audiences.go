@@ -16,6 +16,7 @@ import (
 	"github.com/ebb-dmp/ebb/lookalike"
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -145,7 +146,8 @@ type audienceData struct {
 	audienceRow
 	Generation   *audience.Generation
 	Rule         *clause
-	JSON         string
+	Sentence     string
+	Text, JSON   string
 	RuleFault    string
 	History      []entryView
 	UsedBy       []taxonomy.AudienceID
@@ -190,6 +192,7 @@ func (c *Console) audience(e echo.Context) (*page, error) {
 	case expr != nil:
 		cl := c.explain(expr)
 		d.Rule = &cl
+		d.Sentence, d.Text = query.Sentence(expr, c.o.Title), query.Text(expr)
 	}
 	if len(d.Versioned.Rule) > 0 {
 		d.JSON = indent(d.Versioned.Rule)

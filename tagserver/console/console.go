@@ -1,6 +1,7 @@
 // Package console is what ad ops and operators look at: pages that show what
 // Ebb holds, what it refused, who is in each audience, what was delivered and
-// how old the oldest thing in every place is. It changes nothing.
+// how old the oldest thing in every place is; and where they define audiences,
+// categories and rules, by way of the API.
 package console
 
 import (
@@ -14,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -121,6 +123,9 @@ type Options struct {
 	Working func(context.Context) []Work
 	// Nights returns the last nightly passes, the newest first.
 	Nights func(context.Context) []Night
+	// API returns what answers the private listener; what ad ops define, the console
+	// has it do, as who is signed in. Nil: nothing is defined here.
+	API func() http.Handler
 	// Title says a trait in people's words, "" if there are none.
 	Title func(taxonomy.Trait) string
 	// Version of the program, for the foot of the page.
@@ -222,7 +227,7 @@ func (c *Console) Routes() []tagserver.Route {
 	admin := func(path string, h func(echo.Context) (*page, error)) tagserver.Route {
 		return tagserver.Route{Method: http.MethodGet, Path: base + path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Right: lookRight, Handler: c.show(h)}
 	}
-	return append(c.inspectorRoutes(admin), []tagserver.Route{
+	return slices.Concat(c.inspectorRoutes(admin), c.builderRoutes(admin), []tagserver.Route{
 		admin("", c.overview),
 		admin("/sites", c.sites),
 		admin("/sites/:id", c.site),
@@ -239,7 +244,7 @@ func (c *Console) Routes() []tagserver.Route {
 		{Method: http.MethodPost, Path: base + "/login", Listener: tagserver.Private, Auth: tagserver.AuthOrigin, Handler: c.show(c.login)},
 		{Method: http.MethodPost, Path: base + "/logout", Listener: tagserver.Private, Auth: tagserver.AuthOrigin, Handler: c.show(c.logout)},
 		{Method: http.MethodGet, Path: base + "/assets/:name", Listener: tagserver.Private, Auth: tagserver.AuthOpen, Handler: c.serveAsset},
-	}...)
+	})
 }
 
 // policy lets a page use our own style sheet, pictures and forms, and nothing
@@ -276,10 +281,13 @@ func (c *Console) show(h func(echo.Context) (*page, error)) echo.HandlerFunc {
 	return func(e echo.Context) error {
 		headers(e.Response().Header())
 		p, err := h(e)
+		var no *refusal
 		switch {
 		case errors.Is(err, errNothing):
 			p = &page{Status: http.StatusNotFound, Template: "message", Title: "Not here", Data: message{
 				"There is nothing at this address. It may have been deleted, or the link is mistyped."}}
+		case errors.As(err, &no):
+			p = &page{Status: no.Status, Template: "message", Title: "Not for this key", Data: message{"The API says: " + no.Detail}}
 		case err != nil:
 			// The full line stands in our log, nothing of it outside.
 			c.log.Error("page failed", "route", e.Path(), "error", err)

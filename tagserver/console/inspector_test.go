@@ -18,6 +18,11 @@ import (
 // of ours, all others none.
 func policyOf(path string) string {
 	path, query, _ := strings.Cut(path, "?")
+	for _, live := range []string{"/builder", "/editor", "/operations/"} {
+		if strings.HasPrefix(path, base+live) {
+			return livePolicy
+		}
+	}
 	if !strings.HasPrefix(path, base+"/sites/") {
 		return policy
 	}

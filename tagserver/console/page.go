@@ -26,6 +26,9 @@ type page struct {
 
 type message struct{ Text string }
 
+// pair is two things for a template that takes one.
+type pair struct{ A, B any }
+
 // pathOf is the page of a thing. IDs are slugs, but what is shown may be older
 // than the check.
 func pathOf(kind, id string) string { return base + "/" + kind + "/" + url.PathEscape(id) }
@@ -92,7 +95,15 @@ func (c *Console) parse() (map[string]*template.Template, error) {
 		"auc":    func(v float64) string { return fmt.Sprintf("%.3f", v) },
 		"fixed":  func(v float64) string { return fmt.Sprintf("%.1f", v) },
 		"join":   strings.Join,
-		"path":   func(kind string, id any) string { return pathOf(kind, fmt.Sprint(id)) },
+		"pair":   func(a, b any) pair { return pair{a, b} },
+		// told is what a field is described by: its fault, if it has one.
+		"told": func(id string, fault string) template.HTMLAttr {
+			if fault == "" {
+				return ""
+			}
+			return template.HTMLAttr(`aria-invalid="true" aria-describedby="` + template.HTMLEscapeString(id) + `-fault"`)
+		},
+		"path": func(kind string, id any) string { return pathOf(kind, fmt.Sprint(id)) },
 	}
 	common, err := template.New("").Funcs(funcs).Option("missingkey=error").ParseFS(embedded, "templates/layout.html", "templates/parts.html")
 	if err != nil {

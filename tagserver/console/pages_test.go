@@ -240,6 +240,13 @@ func TestLinksLeadSomewhere(t *testing.T) {
 					continue
 				}
 				seen[p+target] = true
+				if m, _ := attr(n, "method"); m == "post" {
+					ctx := s.e.NewContext(nil, nil)
+					if s.e.Router().Find(http.MethodPost, target, ctx); ctx.Path() == "" || strings.HasSuffix(ctx.Path(), "*") {
+						t.Errorf("%s has a form for %s, which nobody takes", p, target)
+					}
+					continue
+				}
 				u, err := url.Parse(target)
 				if err != nil {
 					t.Errorf("%s: %s=%q: %v", p, key, target, err)

@@ -24,6 +24,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
 const adminKey = "ebba_test-key-of-the-admin"
@@ -49,7 +50,9 @@ type world struct {
 	visitors     uint64
 	version      string
 	titles       map[taxonomy.Trait]string
-	fail         error // of everything that may fail
+	taxonomies   []tree.Taxonomy
+	asked        []string // of the API, what changes something
+	fail         error    // of everything that may fail
 }
 
 func (w *world) Sites() []taxonomy.Site               { return w.sites }
@@ -113,6 +116,7 @@ func (w *world) options() Options {
 		Problems: func(context.Context) []Problem { return w.problems },
 		Nights:   func(context.Context) []Night { return w.nights },
 		Working:  func(context.Context) []Work { return w.working },
+		API:      func() http.Handler { return w.api() },
 		Title:    func(t taxonomy.Trait) string { return w.titles[t] },
 		Version:  w.version,
 	}
@@ -197,8 +201,12 @@ func (w *world) paths() []string {
 			out = append(out, p)
 		}
 	}
+	out = append(out, base+"/builder")
 	for _, a := range w.audiences {
-		out = append(out, base+"/audiences/"+seg(string(a.ID)))
+		out = append(out, base+"/audiences/"+seg(string(a.ID)), base+"/extend/"+seg(string(a.ID)))
+		if a.Kind == audience.KindRule {
+			out = append(out, base+"/builder/"+seg(string(a.ID)))
+		}
 	}
 	for _, d := range w.destinations {
 		out = append(out, base+"/destinations/"+seg(string(d.ID)))
@@ -247,6 +255,9 @@ func normal() *world {
 		},
 		"": {{At: w.now - taxonomy.Hour, Code: "unknown_site", Where: "body.site", Why: "there is no such site", Sample: "aaaa-aaaa"}},
 	}
+	w.taxonomies = []tree.Taxonomy{{ID: "products", Title: "Products", Categories: []tree.Category{
+		{ID: "food", Title: "Food"}, {ID: "grocery", Title: "Grocery", Parents: []string{"food"}}, {ID: "pastry", Title: "Pastry", Parents: []string{"food"}},
+		{ID: "wine", Title: "Wine & spirits", Parents: []string{"food"}, Sensitive: true, Note: "What the law calls alcohol."}, {ID: "pets", Title: "Pets"}}}}
 	w.titles = map[taxonomy.Trait]string{"c:products/grocery": "Grocery", "c:products/pastry": "Pastry", "c:products/wine": "Wine & spirits", "c:products/pets": "Pets"}
 	add := func(id, title, r string, page bool) {
 		w.audiences = append(w.audiences, audience.Versioned{Version: 3, Definition: audience.Definition{ID: taxonomy.AudienceID(id), Title: title, Kind: audience.KindRule, Rule: rule(r), Page: page}})
