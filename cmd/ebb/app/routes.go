@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 
@@ -41,7 +42,8 @@ func (s *Server) routes(o *tagserver.Options) error {
 	}
 	o.Guards = map[tagserver.Auth]tagserver.Guard{
 		tagserver.AuthDestination: partner.Guard(files),
-		// A session of the console reads; whatever changes something needs a key.
+		// A session of the console reads; what changes something needs a key, or a form
+		// of the console's, which calls the API as who is signed in.
 		tagserver.AuthAdmin: pages.Guard(),
 	}
 	return nil
@@ -77,6 +79,7 @@ func (s *Server) consoleOptions() console.Options {
 		Public:   func() string { return s.origin(tagserver.Public) },
 		Partner:  func() string { return s.origin(tagserver.Partner) },
 		Problems: s.problems, Nights: s.lastNights, Working: s.working, Title: s.titleOf,
+		API:     func() http.Handler { return s.edge.Handler(tagserver.Private) },
 		Version: Version, Logger: s.log,
 	}
 }
