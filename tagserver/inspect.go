@@ -53,7 +53,8 @@ const (
 	sightingBytes    = 256 << 10 // of a site's texts
 	sightingSites    = 1024
 	sightingAge      = 10 * taxonomy.Minute
-	sightingGap      = taxonomy.Millis(100) // between two of a site
+	sightingGap      = taxonomy.Millis(100) // between two of a site, in the long run
+	sightingBurst    = 20 * sightingGap     // what a quiet site has saved up
 	eventsSeen       = 8                    // of a request
 	cutText          = 128                  // bytes of a value
 	cutAddress       = 512
@@ -68,6 +69,7 @@ type sightings struct {
 
 type sightingRing struct {
 	last  taxonomy.Millis
+	saved taxonomy.Millis // gaps that were not used
 	bytes int
 	all   []Sighting // oldest first
 	sizes []int
@@ -87,12 +89,16 @@ func (s *sightings) due(site taxonomy.SiteID, now taxonomy.Millis, always bool) 
 		if len(s.sites) >= sightingSites {
 			s.forget()
 		}
-		r = new(sightingRing)
+		r = &sightingRing{last: now, saved: sightingBurst}
 		s.sites[site] = r
-	} else if !always && now >= r.last && now < r.last+sightingGap {
-		return false
 	}
-	r.last = now
+	if now > r.last {
+		r.saved, r.last = min(r.saved+now-r.last, sightingBurst), now
+	}
+	if r.saved < sightingGap {
+		return always
+	}
+	r.saved -= sightingGap
 	return true
 }
 

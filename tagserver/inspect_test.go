@@ -98,12 +98,12 @@ func TestTheInspectorIsBounded(t *testing.T) {
 	if sum != r.bytes {
 		t.Errorf("the account says %d bytes, there are %d", r.bytes, sum)
 	}
-	// Ten a second, whatever comes.
+	// Twenty at once, ten a second, whatever comes.
 	n := len(e.Inspect("shop", nil).Sightings)
 	for range 50 {
 		b.yes()
 	}
-	if got := len(e.Inspect("shop", nil).Sightings); got > n+1 {
+	if got := len(e.Inspect("shop", nil).Sightings); got > n+int(sightingBurst/sightingGap) || got > sightingsPerSite {
 		t.Errorf("%d requests of one moment were remembered", got-n)
 	}
 	var s sightings
