@@ -24,12 +24,8 @@ func (a *App) Waterfall(ctx context.Context, id taxonomy.SiteID) (w tagserver.Wa
 	if !ok {
 		return w, fmt.Errorf("waterfall of site %q: %w", id, retention.ErrNotFound)
 	}
-	var dests []delivery.Destination
-	for _, d := range sorted(c.destinations) {
-		dests = append(dests, d)
-	}
 	waiting := a.fold.Provisional()[site.Source]
-	if w, err = countWaterfall(ctx, a.fold.View(), site.Source, dests); err != nil {
+	if w, err = countWaterfall(ctx, a.fold.View(), site.Source, sorted(c.destinations)); err != nil {
 		return w, fmt.Errorf("waterfall of site %q: %w", id, err)
 	}
 	w.Seen += waiting.Visitors
