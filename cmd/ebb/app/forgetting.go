@@ -31,6 +31,9 @@ func (a *App) forgetting(context.Context) error {
 	generations := a.generations.Holder(func() (audience.View, error) { return a.fold.View(), nil }, a.term)
 	generations.Soon = nothing // who is gone is subtracted from every answer
 	a.holders = []forget.Holder{deliveries, generations, a.foldHolder(), a.logHolder()}
+	if a.cluster != nil {
+		a.holders = append(a.holders, a.pageListHolder())
+	}
 	for _, h := range a.store.Holders() {
 		if h.Name == "events" {
 			h.Soon = a.store.Events().Erase

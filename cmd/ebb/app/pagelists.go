@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -253,4 +254,23 @@ func (p pages) clusterPage(ctx context.Context, v taxonomy.VisitorKey) (tagserve
 	ans := p.answer(ids, asOf)
 	ans.Stale = stale
 	return ans, nil
+}
+
+// pageListHolder registers the lists with sweeper, eraser and audit. They end by
+// themselves after a day; an erased visitor's goes with the eraser.
+func (a *App) pageListHolder() forget.Holder {
+	return forget.Holder{
+		// The row ends after a day; its bytes go when Cassandra compacts them.
+		Name: "page lists", Bound: taxonomy.RetentionDays, EraseBound: taxonomy.RetentionDays,
+		Oldest:       func(ctx context.Context) (taxonomy.Day, bool, error) { return 0, false, ctx.Err() },
+		ExpireBefore: func(ctx context.Context, _ taxonomy.Day) error { return ctx.Err() },
+		Soon:         nothing, // whoever is gone has an empty list, which must be read
+		Erase: func(ctx context.Context, visitors []taxonomy.VisitorKey) error {
+			list := make([]retention.Key, len(visitors))
+			for i, k := range visitors {
+				list[i].Partition = string(k[:])
+			}
+			return a.store.Keyed().Delete(ctx, pageSpace, list)
+		},
+	}
 }
