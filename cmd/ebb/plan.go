@@ -47,17 +47,19 @@ type planReach struct {
 	Refold  bool       `json:"refold"`
 }
 
+type planChange struct {
+	Kind   string   `json:"kind"`
+	ID     string   `json:"id"`
+	What   string   `json:"what"`
+	Fields []string `json:"fields"`
+}
+
 // planAnswer is what the API says of a plan.
 type planAnswer struct {
-	Hash    string `json:"hash"`
-	Changes []struct {
-		Kind   string   `json:"kind"`
-		ID     string   `json:"id"`
-		What   string   `json:"what"`
-		Fields []string `json:"fields"`
-	} `json:"changes"`
-	Same  int `json:"same"`
-	Reach struct {
+	Hash    string       `json:"hash"`
+	Changes []planChange `json:"changes"`
+	Same    int          `json:"same"`
+	Reach   struct {
 		AsOf         time.Time   `json:"as_of"`
 		Audiences    []planReach `json:"audiences"`
 		Unchanged    int         `json:"unchanged"`
@@ -340,8 +342,8 @@ func asWritten(kind string, body json.RawMessage) (json.RawMessage, error) {
 				return nil, err
 			}
 			f = member{"rule_text", text}
-		case kind == "destination" && f.name == "pseudonym_epoch":
-			continue
+		case kind == "destination" && f.name == "pseudonym_epoch", string(f.value) == `""`, string(f.value) == `"0s"`:
+			continue // what is empty is left out
 		}
 		out = append(out, f)
 	}

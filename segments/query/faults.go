@@ -3,7 +3,6 @@ package query
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -41,38 +40,4 @@ func join(path, key string) string {
 		return key
 	}
 	return path + "." + key
-}
-
-// nearest returns the known word that is closest to s, if any is close enough
-// to be what was meant.
-func nearest(s string, known []string) (string, bool) {
-	best, at := "", len(s)/2+2
-	for _, k := range known {
-		if d := distance(strings.ToLower(s), k); d < at {
-			best, at = k, d
-		}
-	}
-	return best, best != ""
-}
-
-// distance is Levenshtein's. Long words are cut: they are no near misses.
-func distance(a, b string) int {
-	a, b = a[:min(len(a), 32)], b[:min(len(b), 32)]
-	var row [33]int
-	for j := range len(b) + 1 {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diag := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			d := diag
-			if a[i-1] != b[j-1] {
-				d++
-			}
-			diag = row[j]
-			row[j] = min(d, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/near"
 )
 
 // MaxBytes is the size of the largest expression that Parse reads.
@@ -435,8 +436,8 @@ func (p *parser) keys(path string, v *value, known []string) {
 }
 
 func (p *parser) unknown(path, key string, known []string) {
-	if near, ok := nearest(key, known); ok {
-		p.faults.add(join(path, cut(key)), "unknown key; did you mean %q?", near)
+	if meant, ok := near.Word(key, known, len(key)/2+1); ok {
+		p.faults.add(join(path, cut(key)), "unknown key; did you mean %q?", meant)
 		return
 	}
 	p.faults.add(join(path, cut(key)), "unknown key; known here: %s", strings.Join(known, ", "))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/near"
 )
 
 // ParseText reads the text face of an expression, such as
@@ -318,8 +319,8 @@ func (p *textParser) part(depth int) *textNode {
 		}
 		return p.modifiers(n, e)
 	case t.kind == tokWord && !isKeyword(t.s):
-		if near, ok := nearest(t.s, keywords); ok && distance(strings.ToLower(t.s), near) == 1 {
-			return p.lost(t.at, "%s is not understood; did you mean %q?", t, near)
+		if meant, ok := near.Word(t.s, keywords, 1); ok {
+			return p.lost(t.at, "%s is not understood; did you mean %q?", t, meant)
 		}
 		return p.lost(t.at, "%s alone says nothing: write c:taxonomy/category, k:key=value, audience %s, in list %s, or %s is value", t, cut(t.s), cut(t.s), cut(t.s))
 	}

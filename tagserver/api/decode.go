@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy/near"
 )
 
 // maxFaults bounds how many faults of one body are told.
@@ -138,8 +139,8 @@ func (w *walker) object(path string, raw json.RawMessage, t reflect.Type, top bo
 		case top && w.readOnly[key] != "":
 			w.add(at, "%s", w.readOnly[key])
 		case !is:
-			if near := nearest(key, known); near != "" {
-				w.add(at, "unknown field; did you mean %q?", near)
+			if meant, ok := near.Word(key, known, min(len(key)/2, 4)); ok {
+				w.add(at, "unknown field; did you mean %q?", meant)
 			} else {
 				w.add(at, "unknown field; known here: %s", strings.Join(known, ", "))
 			}
@@ -205,37 +206,4 @@ func cut(s string) string {
 		return strings.ToValidUTF8(s[:40], "") + "…"
 	}
 	return s
-}
-
-// nearest returns the known word that s was most likely meant to be, or "".
-func nearest(s string, known []string) string {
-	best, at := "", min(len(s)/2, 4)+1
-	for _, k := range known {
-		if d := distance(strings.ToLower(s), k); d < at {
-			best, at = k, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's. Long words are cut: they are no near misses.
-func distance(a, b string) int {
-	a, b = a[:min(len(a), 32)], b[:min(len(b), 32)]
-	var row [33]int
-	for j := range len(b) + 1 {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diag := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			d := diag
-			if a[i-1] != b[j-1] {
-				d++
-			}
-			diag = row[j]
-			row[j] = min(d, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

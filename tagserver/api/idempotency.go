@@ -101,11 +101,12 @@ func secrets(p *tagserver.Principal, r *http.Request, key string) (name string, 
 // idempotent surrounds a POST.
 func (s *answers) idempotent(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		key := c.Request().Header.Get(headerIdempotency)
-		if key == "" {
+		keys := c.Request().Header.Values(headerIdempotency)
+		if len(keys) == 0 {
 			return next(c)
 		}
-		if !printable(key) || len(key) > maxIdempotencyKey || len(c.Request().Header.Values(headerIdempotency)) > 1 {
+		key := keys[0]
+		if len(keys) > 1 || key == "" || !printable(key) || len(key) > maxIdempotencyKey {
 			return tagserver.NewProblem(http.StatusBadRequest, codeBadRequest, fmt.Sprintf("%s is not one value of 1 to %d printable characters; a random UUID is right", headerIdempotency, maxIdempotencyKey))
 		}
 		err := s.serve(c, key, next)
@@ -290,6 +291,9 @@ func (b *hashing) Read(p []byte) (int, error) {
 	b.h.Write(p[:n])
 	return n, err
 }
+
+// Close leaves the body open: what the handler did not read is hashed after it.
+func (b *hashing) Close() error { return nil }
 
 // recording keeps the first bytes of an answer while it is written.
 type recording struct {

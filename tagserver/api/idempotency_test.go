@@ -30,6 +30,10 @@ func TestARepeatedPostGetsTheSameAnswerAndDoesNothing(t *testing.T) {
 	if a := s.must(422, "POST", "/destinations", `{"id":"other","title":"New"}`, again); a.problem(t).Code != codeKeyReused {
 		t.Errorf("%s", a.body)
 	}
+	// A body that nobody reads is a body too.
+	s.must(201, "POST", "/generations", "unread", "Idempotency-Key: g")
+	s.must(201, "POST", "/generations", "unread", "Idempotency-Key: g")
+	s.must(422, "POST", "/generations", "other", "Idempotency-Key: g")
 	// The same key of another route, or of another caller, is another.
 	s.must(200, "POST", "/destinations/new/key", "", again)
 	other := s.key(`{"id":"second","role":"admin"}`)
@@ -48,7 +52,7 @@ func TestARepeatedPostGetsTheSameAnswerAndDoesNothing(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil || kept != 2 || len(k.Key) < 40 {
+	if err != nil || kept != 3 || len(k.Key) < 40 {
 		t.Errorf("%d answers are kept, key %q: %v", kept, k.Key, err)
 	}
 	// A day later it is another request.

@@ -279,32 +279,6 @@ func TestWhatIsPrintedLoadsToTheSame(t *testing.T) {
 	})
 }
 
-// nearest is compared with the plain definition of the distance, by recursion.
-func TestDistanceIsTheLeastNumberOfSlips(t *testing.T) {
-	var naive func(a, b string) int
-	naive = func(a, b string) int {
-		if a == "" || b == "" {
-			return len(a) + len(b)
-		}
-		cost := 1
-		if a[0] == b[0] {
-			cost = 0
-		}
-		d := min(naive(a[1:], b)+1, naive(a, b[1:])+1, naive(a[1:], b[1:])+cost)
-		if len(a) > 1 && len(b) > 1 && a[0] == b[1] && a[1] == b[0] {
-			d = min(d, naive(a[2:], b[2:])+1)
-		}
-		return d
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		a := rapid.StringMatching(`[abc]{0,6}`).Draw(t, "a")
-		b := rapid.StringMatching(`[abc]{0,6}`).Draw(t, "b")
-		if got, want := distance(a, b), naive(a, b); got != want {
-			t.Fatalf("distance(%q, %q) = %d, want %d", a, b, got, want)
-		}
-	})
-}
-
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte("listen:\n  public: 127.0.0.1:0\ntrusted_proxies: [10.0.0.0/8]\n"))
 	f.Add([]byte("a: &a [*a]\n"))

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/ebb-dmp/ebb/taxonomy/near"
 )
 
 // Input is everything that settings come from. Load reads nothing else.
@@ -157,8 +159,8 @@ func (l *loader) wrong(key, format string, args ...any) {
 }
 
 func (l *loader) unknown(o Origin, name, prefix string, known []string) {
-	if near, ok := nearest(name, known); ok {
-		l.fault(o, "there is no setting %s; did you mean %s%s?", name, prefix, near)
+	if meant, ok := near.Word(name, known, max(2, len(name)/3)); ok {
+		l.fault(o, "there is no setting %s; did you mean %s%s?", name, prefix, meant)
 		return
 	}
 	l.fault(o, "there is no setting %s; `ebb config print` lists all", name)
