@@ -49,10 +49,19 @@ func (a *App) Build(ctx context.Context) (*audience.Built, error) {
 	return a.build(ctx, v)
 }
 
+// buildTries is how often a build begins anew because the eraser was quicker.
+const buildTries = 5
+
 func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) {
 	c := a.catalog.Load()
 	a.builder.Scorer = lookalike.New(lookalike.Options{Profiling: c.inUse, Training: c.training, Audience: c.audiences.Audience, Tree: c.classifier.Forest()})
-	built, err := a.builder.Run(ctx, audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.term()})
+	job := audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.term()}
+	built, err := a.builder.Run(ctx, job)
+	for tries := 1; errors.Is(err, audience.ErrStale) && tries < buildTries; tries++ {
+		// The eraser publishes too, a generation without who was erased (R25), and
+		// was quicker. Of a later term, this fails again.
+		built, err = a.builder.Run(ctx, job)
+	}
 	if built == nil {
 		return nil, err
 	}
@@ -208,6 +217,7 @@ func (a *App) Start() error {
 		})
 	} else {
 		a.startCluster()
+		a.life.run("node's nightly pass", func(ctx context.Context) error { return a.onSchedule(ctx, nightly, "node's nightly pass", a.nodeNight) })
 	}
 	if a.cfg.Has(config.RoleBuilder) {
 		a.startBuilding(build, midnight, nightly)
