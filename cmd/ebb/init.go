@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
@@ -8,7 +9,9 @@ import (
 	"github.com/ebb-dmp/ebb/cmd/ebb/config"
 )
 
-type initCommand struct{}
+type initCommand struct {
+	IfMissing bool `help:"If there is an installation already, end well and change nothing."`
+}
 
 func (initCommand) Help() string {
 	return `Makes an empty data directory, its keys beside it, and the admin key, which is shown this once. ` + "`ebb serve`" + ` does the same with a directory that is empty; this is for who wants to see it done first.
@@ -24,16 +27,24 @@ Examples:
 }
 
 // Run makes the installation.
-func (initCommand) Run(c *cli.Context) error {
+func (i initCommand) Run(c *cli.Context) error {
 	r, err := c.Config()
 	if err != nil {
 		return err
 	}
 	if r.Cluster() {
-		return initCluster(c, r)
+		err := initCluster(c, r)
+		if errors.Is(err, app.ErrInstalled) && i.IfMissing {
+			c.Note("%v", err)
+			return nil
+		}
+		return err
 	}
 	if used, err := app.Used(app.System(), r.Data); err != nil {
 		return err
+	} else if used && i.IfMissing {
+		c.Note("%s is in use already; nothing was changed", r.Data)
+		return nil
 	} else if used {
 		return fmt.Errorf("%s is in use already; nothing was changed", r.Data)
 	}

@@ -111,7 +111,9 @@ func (keysShow) Run(c *cli.Context) error {
 	return nil
 }
 
-type keysNew struct{}
+type keysNew struct {
+	IfMissing bool `help:"If the file is there already, end well and change nothing."`
+}
 
 func (keysNew) Help() string {
 	return `Makes the file of keys of a new installation. Run it once, on one machine, then copy the file to all nodes of the cluster: a node with other keys would not know the visitors of the others. It never replaces a file. With the embedded store it is not needed, since ` + "`ebb init` and `ebb serve`" + ` make the keys.
@@ -123,7 +125,7 @@ Examples:
 }
 
 // Run makes the file of keys.
-func (keysNew) Run(c *cli.Context) error {
+func (k keysNew) Run(c *cli.Context) error {
 	settings, err := c.Config()
 	if err != nil {
 		return err
@@ -132,6 +134,10 @@ func (keysNew) Run(c *cli.Context) error {
 	ring, err := keys.Generate(c.Rand, taxonomy.DayOf(c.Now()))
 	if err == nil {
 		err = keyfile.Create(path, ring)
+	}
+	if errors.Is(err, fs.ErrExist) && k.IfMissing {
+		c.Note("%s is there already; nothing was changed", path)
+		return nil
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s is there already; nothing was changed", path)

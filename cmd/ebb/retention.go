@@ -36,6 +36,8 @@ func auditRows(places []forget.Place) (rows cli.Rows, bad []string) {
 			what := fmt.Sprintf("%s (%d days old, at most %d)", p.Name, p.Age, p.Bound)
 			if p.Error != "" {
 				ok, what = "NO: "+p.Error, p.Name+" (could not be looked at)"
+			} else if p.Fault != "" {
+				ok, what = "NO: "+p.Fault, p.Name+": "+p.Fault
 			}
 			bad = append(bad, what)
 		}
@@ -48,22 +50,31 @@ func tooOld(bad []string) error {
 	if len(bad) == 0 {
 		return nil
 	}
-	return fmt.Errorf("too old: %s; run `ebb retention run`, and look at why the nightly pass did not", strings.Join(bad, ", "))
+	return fmt.Errorf("not as it must be: %s; for what is too old run `ebb retention run`, and look at why the nightly pass did not", strings.Join(bad, ", "))
 }
 
-type retentionAudit struct{}
+type retentionAudit struct {
+	Data  []string `name:"cassandra-data" placeholder:"DIR" help:"A data directory of Cassandra on this machine. With it every file of the keyspace is looked at too, by Cassandra's own tools."`
+	Tools string   `name:"cassandra-tools" placeholder:"DIR" help:"Where sstablemetadata and sstableexpiredblockers are. Default: where the shell finds them."`
+}
 
 func (retentionAudit) Help() string {
 	return `Looks at every place where data of visitors lies, and at the bytes on disk rather than at what is still readable. Ends with 1, and names the place, if something is older than it may be.
 
+With data in Cassandra it looks at every table: that rows have an end, and that none was written with another time than now, since such a row keeps files from being dropped. The files themselves are on the machines of Cassandra: run it on each of them with --cassandra-data. It then asks the cluster itself, with the settings of a node of Ebb.
+
 Examples:
 
     ebb retention audit
-    ebb retention audit -o json`
+    ebb retention audit -o json
+    ebb retention audit --config ebb.yaml --cassandra-data /var/lib/cassandra/data`
 }
 
 // Run audits.
-func (retentionAudit) Run(c *cli.Context) error {
+func (r retentionAudit) Run(c *cli.Context) error {
+	if len(r.Data) > 0 {
+		return r.files(c)
+	}
 	return reach(c, func(cl *client.Client) error {
 		var r struct {
 			Places []forget.Place `json:"places"`

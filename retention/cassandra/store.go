@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -143,6 +144,9 @@ func connect(o Options, keyspace string) (*session, error) {
 		if errors.Is(err, retention.ErrNotFound) {
 			return nil, fmt.Errorf("there is no keyspace %s; run `ebb migrate up`", keyspace)
 		}
+	}
+	if strings.Contains(err.Error(), "filtered") { // by our own filter
+		return nil, fmt.Errorf("none of %q is in data centre %q; give hosts that are, as `nodetool status` shows them", o.Hosts, o.DataCenter)
 	}
 	return nil, fmt.Errorf("connect to %q: %w; look into Cassandra's log", o.Hosts, err)
 }

@@ -230,7 +230,7 @@ func (a *App) installed(ctx context.Context, o *Options) (firstKey string, err e
 	doc, ok := a.defs.Snapshot().Get(defs.Setting, installationID)
 	if ok {
 		if o.Init {
-			return "", fmt.Errorf("keyspace %s has an installation already; nothing was changed", a.cfg.Cassandra.Keyspace)
+			return "", fmt.Errorf("keyspace %s %w", a.cfg.Cassandra.Keyspace, ErrInstalled)
 		}
 		if err := json.Unmarshal(doc.Body, &a.install); err != nil {
 			return "", fmt.Errorf("read the installation: %w", err)

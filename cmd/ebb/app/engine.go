@@ -70,6 +70,9 @@ func (a *App) openLog(o Options) error {
 // copied to the cluster otherwise.
 func (a *App) local() *wal.Log { return a.localLog.Load() }
 
+// ErrInstalled: the store has an installation, so none is made.
+var ErrInstalled = errors.New("has an installation already; nothing was changed")
+
 // errNotHere says that a command needs the embedded store.
 func (a *App) needEmbedded(what, instead string) error {
 	if a.embedded != nil {

@@ -179,7 +179,9 @@ func (a *App) Nightly(ctx context.Context) (err error) {
 		}
 		a.noteNight(night)
 	}()
-	if err := a.mustLead(ctx, "nightly pass"); err != nil {
+	if err := a.mustLead(ctx, "nightly pass"); errors.Is(err, errNotBuilder) {
+		return a.nodeNightNow(ctx) // this node's part of it
+	} else if err != nil {
 		return err
 	}
 	if err := a.covered(ctx); err != nil {
@@ -200,7 +202,9 @@ func (a *App) Nightly(ctx context.Context) (err error) {
 
 // Audit says how old the oldest thing in every place is (P5).
 func (a *App) Audit(ctx context.Context) forget.Report {
-	return forget.Audit(ctx, a.holders, a.env.millis())
+	r := forget.Audit(ctx, a.holders, a.env.millis())
+	a.auditCluster(ctx, &r)
+	return r
 }
 
 // Erase records the erasure of an ID of a space of the operator's or a
