@@ -14,7 +14,7 @@ import (
 // handlersThatDecide are the handlers of routes that touch a visitor, and those
 // that do not, with the reason. A route whose handler is in neither fails here.
 var (
-	handlersThatDecide = []string{"handleCollect", "handlePixel", "handleSeg", "handleSync", "handleOptOut", "handleErase"}
+	handlersThatDecide = []string{"handleCollect", "handlePixel", "handleSeg", "handleSync", "handleFrame", "handleUID", "handleMatch", "handleMatchSigned", "handleOptOut", "handleErase"}
 	// A visitor who asks what is known of it proves with its cookie who it is;
 	// that is a right, and needs no consent.
 	handlersOfAccess = []string{"handlePrivacy", "handleStatus", "handleKnown"}

@@ -17,6 +17,8 @@ type metrics struct {
 	cookies  *prometheus.CounterVec   // state
 	appends  *prometheus.CounterVec   // result
 	bots     *prometheus.CounterVec   // layer
+	syncs    *prometheus.CounterVec   // way, result
+	matches  *prometheus.CounterVec   // result
 	panics   prometheus.Counter
 	shed     prometheus.Counter
 	server   prometheus.Counter
@@ -37,12 +39,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		cookies: vec("cookies_total", "ID cookies, by what became of them.", "state"),
 		appends: vec("appends_total", "Batches given to the log.", "result"),
 		bots:    vec("bot_events_total", "Events flagged as a bot's, by the layer that did.", "layer"),
+		syncs:   vec("syncs_total", "Syncs with destinations, by way and by what became of them: sent, or why nothing was said.", "way", "result"),
+		matches: vec("matches_total", "Partners' IDs of visitors, by what became of them. ids_per_visitor, visitors_per_id and changes_per_day are caps that were met: somebody may be spoiling a partner's matches.", "result"),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_panics_total", Help: "Requests that panicked and were answered 500."}),
 		shed:    prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_connections_shed_total", Help: "Connections without a request that were closed because a listener held too many."}),
 		server:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_connection_errors_total", Help: "Faults of connections and TLS handshakes, which are counted and not logged: their text holds addresses."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.bots, m.shed, m.panics, m.server)
+		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.bots, m.syncs, m.matches, m.shed, m.panics, m.server)
 	}
 	return m
 }

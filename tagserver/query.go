@@ -11,10 +11,13 @@ import (
 // wireQuery is the query of a GET: an event's fields (for /v1/n), a site (for
 // /v1/seg and /v1/sync), and consent (R33).
 type wireQuery struct {
-	Site    string
-	Consent wireConsent
-	Event   wireEvent
-	Fault   string // why the event's fields cannot be read
+	Site string
+	// Destination and Redirect are of syncs and matches.
+	Destination, Redirect string
+	As                    string // of /v1/seg: another form of the answer
+	Consent               wireConsent
+	Event                 wireEvent
+	Fault                 string // why the event's fields cannot be read
 }
 
 // maxQuery bounds a query, in bytes: a TCF string, a GPP string and an address.
@@ -79,6 +82,12 @@ func parseQuery(raw string, q *wireQuery) {
 			q.field(&seen, 9, key, &q.Event.ID, value)
 		case "r":
 			q.field(&seen, 10, key, &q.Event.Ref, value)
+		case "dest":
+			q.field(&seen, 11, key, &q.Destination, value)
+		case "as":
+			q.field(&seen, 13, key, &q.As, value)
+		case "redirect":
+			q.field(&seen, 12, key, &q.Redirect, value)
 		}
 	}
 }

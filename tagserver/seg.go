@@ -19,7 +19,8 @@ type segReply struct {
 
 // handleSeg answers GET /v1/seg?site=…: the visitor's audiences, for the page.
 // It gives no new ID: who has none is in no audience. Consent is in the query
-// (R33), and no answer is kept by any cache.
+// (R33), and no answer is kept by any cache. With as=ortb2 it answers with what
+// each bidder may be told, in the form in which Prebid.js passes it on.
 func (s *Server) handleSeg(c echo.Context) error {
 	r := c.Request()
 	h := c.Response().Header()
@@ -34,6 +35,9 @@ func (s *Server) handleSeg(c echo.Context) error {
 	if p := s.checkSite(w, w.query.Site, r, "query.site"); p != nil {
 		s.metrics.refused.WithLabelValues(p.Code).Inc()
 		return p
+	}
+	if w.query.As != "" && w.query.As != asORTB {
+		return NewProblem(http.StatusBadRequest, string(taxonomy.ReasonMalformed), "as: want "+asORTB+", or leave it out").At("query.as", "unknown form")
 	}
 	hd := headOf(r)
 	if !s.mayAsk(w.site.ID, &hd, v.now) {
@@ -78,76 +82,18 @@ func (s *Server) handleSeg(c echo.Context) error {
 		}
 	}
 	v.writeCookies(h)
+	if w.query.As == asORTB {
+		f := ortbFragments{Bidder: map[string]ortb2{}, AsOf: reply.AsOf, Stale: reply.Stale}
+		if s.o.Bidders != nil && len(reply.Audiences) > 0 {
+			f.Bidder = fragments(r.Host, reply.Audiences, s.o.Bidders(), v.decision.ExportTo)
+		}
+		return writeJSON(c, status, &f)
+	}
 	return writeJSON(c, status, &reply)
 }
 
-// idMacro is where a sync template has the pseudonym.
-const idMacro = "${EBB_ID}"
-
-// handleSync answers GET /v1/sync/DEST: a redirect to the destination's own
-// template with the visitor's pseudonym for it, if the visitor is known and its
-// consent reaches the destination; else the image. Nothing of the request goes
-// into the address, so it redirects nowhere that no operator wrote.
-func (s *Server) handleSync(c echo.Context) error {
-	r := c.Request()
-	h := c.Response().Header()
-	w := s.getWork()
-	defer s.putWork(w)
-	v := &w.visit
-	v.now = s.o.Now()
-	parseQuery(r.URL.RawQuery, &w.query)
-	no := func(reason string) error {
-		h.Set(headerReason, reason)
-		v.writeCookies(h)
-		writeGIF(c)
-		return nil
-	}
-	id := c.Param("destination")
-	dest, ok := Destination{}, false
-	if taxonomy.CheckSlug("destination", id) == nil {
-		dest, ok = s.o.Destinations.Destination(taxonomy.DestinationID(id))
-	}
-	if !ok {
-		return no("unknown_destination")
-	}
-	var site *taxonomy.Site
-	if w.query.Site != "" {
-		if p := s.checkSite(w, w.query.Site, r, "query.site"); p != nil {
-			return no(p.Code)
-		}
-		site = &w.site
-	} else if page := pageOf(r.Header); !fromPage(&page, s.ownOrigin(r.Host)) {
-		return no(string(taxonomy.ReasonWrongOrigin))
-	}
-	hd := headOf(r)
-	ctx, cancel := s.storeContext(r.Context())
-	defer cancel()
-	if err := s.identify(v, &hd, &w.query.Consent, site, false); err != nil {
-		s.log.Error("request not answered", "error", err)
-		return no(codeUnavailable)
-	}
-	if len(v.records) > 0 {
-		if _, err := s.append(ctx, v.records, v.group, s.o.Ack); err != nil {
-			v.n = 0 // not erased, so the cookie must come again: it stays
-			return no(codeUnavailable)
-		}
-	}
-	switch {
-	case v.decision.Expire, !v.decision.ReadCookie():
-		return no(v.reason())
-	case !v.decision.ExportTo(dest.ID):
-		return no("consent; code=no_export; the visitor's consent does not reach this destination")
-	case !v.known:
-		return no("no_visitor")
-	}
-	if err := CheckSyncTemplate(dest.Sync); err != nil {
-		return no("no_sync")
-	}
-	h.Set(echo.HeaderLocation, strings.ReplaceAll(dest.Sync, idMacro, v.ring.Pseudonym(dest.ID, dest.Epoch, v.key)))
-	h[headerCORP] = crossOrigin
-	c.Response().WriteHeader(http.StatusFound)
-	return nil
-}
+// asORTB asks for what bidders may be told.
+const asORTB = "ortb2"
 
 // CheckSyncTemplate says what is wrong with a destination's sync template: it
 // must be an absolute https address without user, with ${EBB_ID} in its path or

@@ -19,7 +19,7 @@ func TestSegAnswersForTheCookiesVisitor(t *testing.T) {
 		if v != key {
 			t.Error("asked for another visitor")
 		}
-		return PageAnswer{Audiences: []PageAudience{{"suv", "suv-buyers"}}, AsOf: 42, Stale: true}, nil
+		return PageAnswer{Audiences: []PageAudience{{ID: "suv", Slug: "suv-buyers"}}, AsOf: 42, Stale: true}, nil
 	}
 	w := b.do("GET", "/v1/seg?site=shop&consent=1", "", "Origin", shop)
 	if got, want := w.Body.String(), `{"audiences":[{"id":"suv","slug":"suv-buyers"}],"as_of":42,"stale":true}`; w.Code != 200 || got != want {

@@ -50,6 +50,18 @@ type Destination struct {
 	Sync string
 	// Epoch is the number of the destination's pseudonyms.
 	Epoch uint32
+	// GVLID is its vendor ID in the Global Vendor List, 0 for none: consent macros
+	// that name a vendor are filled for it alone.
+	GVLID int
+	// Hosts are the partner's own, with a port if it is another than 443: where a
+	// request may ask to be sent, and whose pages may sync.
+	Hosts []string
+	// Pixel: browsers may bring the partner's IDs, unsigned, by GET /v1/match.
+	Pixel bool
+	// Caps bound what is learnt a day.
+	Caps MatchCaps
+	// KeyHash is the hash of its key, by which it signs matches.
+	KeyHash string
 }
 
 // Destinations knows the receivers.
@@ -66,6 +78,8 @@ type Erased interface {
 type PageAudience struct {
 	ID   taxonomy.AudienceID `json:"id"`
 	Slug string              `json:"slug"`
+	// Segtax is the IAB's number of the taxonomy that it is of, 0 for none.
+	Segtax int `json:"-"`
 }
 
 // PageAnswer is the answer to /v1/seg.
@@ -187,6 +201,9 @@ type Options struct {
 	// the browser stands.
 	Visitors Visitors
 
+	// Bidders returns who may be told of audiences in bid requests; nil: nobody.
+	Bidders func() []Bidder
+
 	// Partitioned turns third-party mode on: pages of other sites get an ID in a
 	// partitioned cookie, one for each such site. Off, they get none.
 	Partitioned bool
@@ -225,6 +242,7 @@ type Server struct {
 	newIDs  *limiter[netip.Prefix]
 	asks    *limiter[siteClass]
 	cadence *cadence
+	matches *matchGuard
 	tags    []*tagFile
 	routes  []Route
 	echos   [listeners]*echo.Echo
@@ -269,8 +287,8 @@ func New(o Options) (*Server, error) {
 		o: o, log: o.Logger.With("component", "tagserver"), metrics: newMetrics(o.Metrics), tags: tags,
 		newIDs:  newLimiter[netip.Prefix](o.Limits.NewIDs, o.Limits.NewIDBurst, o.Limits.Classes),
 		asks:    newLimiter[siteClass](o.Limits.Requests, o.Limits.RequestBurst, o.Limits.Classes),
-		cadence: newCadence(o.Limits.Cadence, o.Limits.Classes),
-		paths:   make(map[string]bool),
+		cadence: newCadence(o.Limits.Cadence, o.Limits.Classes), matches: newMatchGuard(),
+		paths: make(map[string]bool),
 	}
 	s.work.New = func() any { return new(work) }
 	s.routes = slices.Concat(s.table(), s.tagRoutes(), o.Routes)

@@ -81,6 +81,11 @@ type Destination struct {
 	// SyncURL is where /v1/sync sends the browser, with ${EBB_ID} in the place
 	// of the pseudonym. Empty: no sync.
 	SyncURL string `json:"sync_url,omitempty"`
+	// Bidder is the receiver's name in Prebid, if bid requests may tell it of the
+	// destination's audiences that pages may read. Empty: they may not.
+	Bidder string `json:"bidder,omitempty"`
+	// Sync bounds what syncs with the partner may do.
+	Sync Sync `json:"sync,omitzero"`
 	// GVLID is the receiver's vendor ID in the IAB's Global Vendor List. A
 	// visitor's TCF string reaches it only if the visitor agreed to that vendor;
 	// 0: it has none, and no TCF string reaches it.
@@ -117,6 +122,41 @@ type Push struct {
 	PerMinute int `json:"per_minute,omitempty"`
 	// Concurrency is how many chunks are under way at once; 0 means 1.
 	Concurrency int `json:"concurrency,omitempty"`
+}
+
+// Sync says how browsers and files bring the partner's IDs (R32).
+type Sync struct {
+	// Hosts are the partner's own, as host or host:port: redirect= of a sync may
+	// lead there, and their pages may sync.
+	Hosts []string `json:"hosts,omitempty"`
+	// Pixel: GET /v1/match is taken. Nothing proves that the partner says it, so
+	// without it only what is signed, or comes under the partner's key, is taken.
+	Pixel bool `json:"pixel,omitempty"`
+	// The most that is learnt on one UTC day; 0 means the edge's default.
+	IDsPerVisitor int `json:"ids_per_visitor,omitempty"`
+	VisitorsPerID int `json:"visitors_per_id,omitempty"`
+	ChangesPerDay int `json:"changes_per_day,omitempty"`
+}
+
+func (s *Sync) validate() (errs []error) {
+	if len(s.Hosts) > 20 {
+		errs = append(errs, taxonomy.Invalid("sync.hosts", "names %d hosts, at most 20 are allowed", len(s.Hosts)))
+	}
+	for i, h := range s.Hosts {
+		if u, err := url.Parse("https://" + h); err != nil || u.Host != h || u.Hostname() == "" || h != strings.ToLower(h) || strings.ContainsAny(h, "*${}%") {
+			errs = append(errs, taxonomy.Invalid(fmt.Sprintf("sync.hosts[%d]", i), "%.80q: want a host in lower case, with a port if it is not 443, and nothing else", h))
+		}
+	}
+	for _, c := range []struct {
+		name string
+		n    int
+		most int
+	}{{"ids_per_visitor", s.IDsPerVisitor, 100}, {"visitors_per_id", s.VisitorsPerID, 1000}, {"changes_per_day", s.ChangesPerDay, 5_000_000}} {
+		if c.n < 0 || c.n > c.most {
+			errs = append(errs, taxonomy.Invalid("sync."+c.name, "%d is not between 1 and %d; leave it out for the default", c.n, c.most))
+		}
+	}
+	return errs
 }
 
 // WithDefaults returns d with defaults in the place of what is zero.
@@ -167,6 +207,12 @@ func (d *Destination) Validate() error {
 		if err := checkSyncURL(d.SyncURL); err != nil {
 			errs = append(errs, &taxonomy.FieldError{Field: "sync_url", Err: err})
 		}
+	}
+	errs = append(errs, d.Sync.validate()...)
+	if len(d.Bidder) > 64 || strings.ContainsFunc(d.Bidder, func(r rune) bool {
+		return r != '_' && r != '-' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) {
+		errs = append(errs, taxonomy.Invalid("bidder", "%.80q: want a bidder code of Prebid: letters, digits, _ - and ., at most 64", d.Bidder))
 	}
 	if d.GVLID < 0 || d.GVLID > 65535 {
 		errs = append(errs, taxonomy.Invalid("gvl_id", "%d is no vendor ID; want 1 to 65535, or leave it out", d.GVLID))

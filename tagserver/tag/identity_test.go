@@ -26,6 +26,9 @@ type realEdge struct {
 	origins []string
 	mu      sync.Mutex
 	set     []string // Set-Cookie lines, without their values
+	asked   []string // paths with their queries
+	sent    []string // Location lines
+	ring    *keys.Ring
 }
 
 func (e *realEdge) Site(id taxonomy.SiteID) (taxonomy.Site, bool) {
@@ -47,30 +50,55 @@ func (e *realEdge) Page(context.Context, taxonomy.VisitorKey, taxonomy.SiteID) (
 
 func newRealEdge(t *testing.T, partitioned bool) *realEdge {
 	t.Helper()
+	return newRealEdgeWith(t, partitioned, nil, "")
+}
+
+func newRealEdgeWith(t *testing.T, partitioned bool, change func(*tagserver.Options), addr string) *realEdge {
+	t.Helper()
 	e := &realEdge{t: t, clock: storetest.NewClock(storetest.Start)}
 	e.log = storetest.NewLog(1, e.clock.Now)
 	ring, err := keys.Generate(rand.Reader, e.clock.Now().Day())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := tagserver.New(tagserver.Options{Now: e.clock.Now, Rand: rand.Reader, Log: e.log, Keys: func() *keys.Ring { return ring }, Shards: 1, Groups: 1,
-		Sites: e, Sources: e, Destinations: e, Erased: e, Audiences: e, Partitioned: partitioned})
+	e.ring = ring
+	o := tagserver.Options{Now: e.clock.Now, Rand: rand.Reader, Log: e.log, Keys: func() *keys.Ring { return ring }, Shards: 1, Groups: 1,
+		Sites: e, Sources: e, Destinations: e, Erased: e, Audiences: e, Partitioned: partitioned}
+	if change != nil {
+		change(&o)
+	}
+	s, err := tagserver.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := s.Handler(tagserver.Public)
-	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	e.Server = listenAt(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.ServeHTTP(w, r)
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		e.asked = append(e.asked, r.URL.RequestURI())
+		if l := w.Header().Get("Location"); l != "" {
+			e.sent = append(e.sent, l)
+		}
 		for _, c := range w.Header()["Set-Cookie"] {
 			name, rest, _ := strings.Cut(c, "=")
 			_, attrs, _ := strings.Cut(rest, "; ")
 			e.set = append(e.set, name+"; "+attrs)
 		}
-	}))
-	t.Cleanup(e.Close)
+	}), addr)
 	return e
+}
+
+func (e *realEdge) paths() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]string(nil), e.asked...)
+}
+
+func (e *realEdge) locations() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]string(nil), e.sent...)
 }
 
 // cookies returns the Set-Cookie lines since the last call.

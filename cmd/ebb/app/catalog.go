@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/defs"
@@ -36,6 +37,8 @@ type catalog struct {
 	classifier   *rules.Classifier // of the definitions; what is in force the fold says
 	ruleText     []byte            // of the classifier
 	strings      *consent.Reader   // of consent strings
+	// bidders are made when they are first asked for.
+	bidders atomic.Pointer[[]tagserver.Bidder]
 }
 
 // Site is tagserver.Sites.
@@ -53,7 +56,9 @@ func (c *catalog) Source(id taxonomy.SourceID) (taxonomy.Source, bool) {
 // Destination is tagserver.Destinations.
 func (c *catalog) Destination(id taxonomy.DestinationID) (tagserver.Destination, bool) {
 	d, ok := c.destinations[id]
-	return tagserver.Destination{ID: d.ID, Sync: d.SyncURL, Epoch: d.PseudonymEpoch}, ok
+	return tagserver.Destination{ID: d.ID, Sync: d.SyncURL, Epoch: d.PseudonymEpoch, GVLID: d.GVLID, Hosts: d.Sync.Hosts, Pixel: d.Sync.Pixel,
+		Caps:    tagserver.MatchCaps{IDsPerVisitor: d.Sync.IDsPerVisitor, VisitorsPerID: d.Sync.VisitorsPerID, Changes: d.Sync.ChangesPerDay},
+		KeyHash: d.KeyHash}, ok
 }
 
 // live hands the catalog of the moment to whoever asks in the middle of a

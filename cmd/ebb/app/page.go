@@ -30,10 +30,35 @@ func (p pages) answer(ids []taxonomy.AudienceID, asOf taxonomy.Millis) tagserver
 	c := p.a.catalog.Load().audiences
 	for _, id := range ids {
 		if d, ok := c.Get(id); ok && d.Page {
-			ans.Audiences = append(ans.Audiences, tagserver.PageAudience{ID: id, Slug: d.PublicSlug()})
+			ans.Audiences = append(ans.Audiences, tagserver.PageAudience{ID: id, Slug: d.PublicSlug(), Segtax: d.Segtax})
 		}
 	}
 	return ans
+}
+
+// Bidders are the destinations that are bidders on pages, and the audiences that
+// they get, by the definitions in force: a new day, a new vendor list or a change
+// makes them anew.
+func (p pages) Bidders() (out []tagserver.Bidder) {
+	c := p.a.catalog.Load()
+	if made := c.bidders.Load(); made != nil {
+		return *made
+	}
+	defer func() { c.bidders.Store(&out) }()
+	for _, d := range sorted(c.destinations) {
+		if d.Bidder == "" {
+			continue
+		}
+		b := tagserver.Bidder{Code: d.Bidder, Destination: d.ID, Segments: map[taxonomy.AudienceID]string{}}
+		withheld := c.withhold(&d, p.a.env.millis().Day())
+		for _, id := range d.Audiences {
+			if x, ok := c.audiences.Get(id); ok && withheld(id) == "" {
+				b.Segments[id] = cmp.Or(d.Segments[id], x.PublicSlug())
+			}
+		}
+		out = append(out, b)
+	}
+	return out
 }
 
 // Known tells a visitor what is known of it: what it did, as it is kept, and the

@@ -45,8 +45,21 @@ func (s *Server) Ready(context.Context) (faults, warnings []string) {
 		f, w := s.clusterReady()
 		faults, warnings = append(faults, f...), append(warnings, w...)
 	}
+	warnings = append(warnings, s.matchWarnings()...)
 	if d := s.keys.Load().ExtendDue(s.env.millis().Day()); d <= warnKeysDays {
 		warnings = append(warnings, fmt.Sprintf("store keys end in %d days; run `ebb keys extend` and copy the file to all nodes", d))
 	}
 	return faults, warnings
+}
+
+// matchWarnings says where caps on what is learnt of partners' IDs were met.
+func (s *Server) matchWarnings() (out []string) {
+	if s.edge == nil {
+		return nil
+	}
+	for _, m := range s.edge.MatchAlarms() {
+		out = append(out, fmt.Sprintf("destination %s: %d matches were refused on %s, since the cap %s was met: somebody may be spoiling its matches; see ebb_tagserver_matches_total, and raise sync.%s only if it is the partner itself",
+			m.Destination, m.Refused, m.Day, m.Cap, m.Cap))
+	}
+	return out
 }

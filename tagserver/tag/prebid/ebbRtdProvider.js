@@ -1,10 +1,11 @@
 /**
- * Real-time data of Ebb: the visitor's audiences, for every bidder of an auction,
- * as ortb2.user.data.
+ * Real-time data of Ebb: the visitor's audiences as ortb2.user.data, for every
+ * bidder of an auction, or with params.perBidder for those alone that Ebb's
+ * destinations permit.
  * @module modules/ebbRtdProvider
  * @requires module:modules/realTimeData
  */
-import { ajax } from '../src/ajax.js';
+import { qualifiedAjaxBuilder } from '../src/ajax.js';
 import { submodule } from '../src/hook.js';
 import { isStr, logError, logWarn, safeJSONParse } from '../src/utils.js';
 
@@ -14,12 +15,15 @@ import { isStr, logError, logWarn, safeJSONParse } from '../src/utils.js';
 
 const NAME = 'ebb';
 const MOST = 100; // audiences of a visitor that are handed over
+// By its name: Prebid takes the cookie out of requests of modules that it does not know.
+const ajax = qualifiedAjaxBuilder('rtd', NAME);
 
 /** The address of the visitor's audiences, with the consent that Prebid knows. */
 export function addressOf(params, userConsent) {
   const { gdpr, usp, gpp } = userConsent || {};
   const query = {
     site: params.site,
+    as: params.perBidder ? 'ortb2' : undefined,
     gdpr: gdpr && (gdpr.gdprApplies ? 1 : 0),
     gdpr_consent: gdpr && gdpr.consentString,
     us_privacy: usp,
@@ -31,6 +35,20 @@ export function addressOf(params, userConsent) {
   return params.host.replace(/\/+$/, '') + '/v1/seg?' + Object.keys(query)
     .filter((k) => query[k] !== undefined && query[k] !== null && query[k] !== '')
     .map((k) => k + '=' + encodeURIComponent(query[k])).join('&');
+}
+
+/** Puts what each bidder may be told into that bidder's own data. */
+export function putEach(ortb2Fragments, params, text) {
+  const each = (safeJSONParse(text) || {}).bidder || {};
+  const name = params.name || params.host.split('/')[2];
+  Object.keys(each).forEach((code) => {
+    const data = each[code] && each[code].user && each[code].user.data;
+    if (!Array.isArray(data) || !data.length) return;
+    // In one write: Prebid hands out guarded copies, and takes what is set as a whole.
+    const of = (ortb2Fragments.bidder || {})[code] || {};
+    const kept = ((of.user && of.user.data) || []).filter((d) => d.name !== name);
+    ortb2Fragments.bidder[code] = { user: { ...of.user, data: kept.concat(data.map((d) => ({ ...d, name }))) } };
+  });
 }
 
 /** Puts the audiences of an answer into the request's first-party data. */
@@ -65,7 +83,7 @@ export const ebbSubmodule = {
       ajax(addressOf(config.params, userConsent), {
         success(text) {
           try {
-            put(reqBidsConfigObj.ortb2Fragments, config.params, text);
+            (config.params.perBidder ? putEach : put)(reqBidsConfigObj.ortb2Fragments, config.params, text);
           } finally {
             done();
           }
