@@ -53,6 +53,8 @@ type Definitions interface {
 	Refresh(context.Context) (changed bool, err error)
 	Put(ctx context.Context, kind defs.Kind, id string, body []byte, expect uint64) (version uint64, err error)
 	Delete(ctx context.Context, kind defs.Kind, id string, expect uint64) error
+	// History returns all versions of a document, the oldest first.
+	History(ctx context.Context, kind defs.Kind, id string) ([]defs.Doc, error)
 	// Apply makes all of the changes or none.
 	Apply(ctx context.Context, name string, changes []defs.Change) error
 }
@@ -243,6 +245,7 @@ func New(o Options) (*API, error) {
 	a.operators()
 	a.auditing()
 	a.planning()
+	a.histories()
 	a.inspecting()
 	a.consents()
 	a.falling()

@@ -74,6 +74,12 @@ func TestEveryWriteIsInTheAuditLog(t *testing.T) {
 		"POST /nightly-passes":                          {"", "", "run nightly-pass  0>0"},
 		"POST /backups":                                 {"", "", "make backup  0>0"},
 		"POST /apply":                                   {"", set + `,"hash":"HASH"}`, "make source planned 0>1"},
+		"POST /sites/{id}/rollback":                     {"shop", `{"version":1}`, "change site shop 1>2"},
+		"POST /sources/{id}/rollback":                   {"own", `{"version":1}`, "change source own 1>2"},
+		"POST /taxonomies/{id}/rollback":                {"mine", `{"version":1}`, "change taxonomy mine 1>2"},
+		"POST /rules/{id}/rollback":                     {"r1", `{"version":1}`, "change rule r1 1>2"},
+		"POST /audiences/{id}/rollback":                 {"bees", `{"version":1}`, "change audience bees 1>2"},
+		"POST /destinations/{id}/rollback":              {"dsp", `{"version":1}`, "change destination dsp 1>2"},
 		"POST /operations/{id}/cancel":                  {"1", "", "cancel operation 1 0>0"},
 		"POST /operations/{id}/resume":                  {"1", "", "resume operation 1 0>0"},
 	}

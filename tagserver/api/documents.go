@@ -118,11 +118,16 @@ type (
 	}
 )
 
+// inList is the form of a document in a list.
+func (r *resource[T, R]) inList(t *T) R {
+	if r.brief != nil {
+		return r.brief(t)
+	}
+	return r.show(t, "")
+}
+
 // define registers the operations of a resource.
 func define[T, R any](a *API, r resource[T, R]) {
-	if r.brief == nil {
-		r.brief = func(t *T) R { return r.show(t, "") }
-	}
 	one := "/" + r.path + "/{id}"
 	read, write := r.rights()
 	var body T
@@ -200,7 +205,7 @@ func (r *resource[T, R]) list(ctx context.Context, a *API, in *listIn) (*listOut
 	var all []item[R]
 	w := a.here(ctx)
 	for i := range r.builtin {
-		all = append(all, item[R]{ID: *r.id(&r.builtin[i]), Definition: r.brief(&r.builtin[i])})
+		all = append(all, item[R]{ID: *r.id(&r.builtin[i]), Definition: r.inList(&r.builtin[i])})
 	}
 	for _, d := range w.snap.List(r.kind) {
 		t, err := r.read(&d)
@@ -209,7 +214,7 @@ func (r *resource[T, R]) list(ctx context.Context, a *API, in *listIn) (*listOut
 		}
 		if r.shows(w, t) {
 			at := d.Changed.Time()
-			all = append(all, item[R]{ID: d.ID, Version: d.Version, Changed: &at, Definition: r.brief(t)})
+			all = append(all, item[R]{ID: d.ID, Version: d.Version, Changed: &at, Definition: r.inList(t)})
 		}
 	}
 	slices.SortFunc(all, func(x, y item[R]) int { return cmp.Compare(x.ID, y.ID) })

@@ -74,6 +74,9 @@ func (c current) Refresh(ctx context.Context) (bool, error) { return c.s.defs.Re
 func (c current) Put(ctx context.Context, kind defs.Kind, id string, body []byte, expect uint64) (uint64, error) {
 	return c.s.defs.Put(ctx, kind, id, body, expect)
 }
+func (c current) History(ctx context.Context, kind defs.Kind, id string) ([]defs.Doc, error) {
+	return c.s.defs.History(ctx, kind, id)
+}
 func (c current) Apply(ctx context.Context, name string, changes []defs.Change) error {
 	return c.s.defs.Apply(ctx, name, changes)
 }

@@ -74,17 +74,18 @@ func (a *API) operation(method, path string) *huma.Operation {
 // required is what a document must have, by the name of its schema. A test sends
 // each document without each of them, and without nothing else.
 var required = map[string][]string{
-	"Site":           {"origins", "source", "consent"},
-	"Source":         {"party"},
-	"Taxonomy":       {"title"},
-	"Category":       {"title"},
-	"Rule":           {"then"},
-	"Audience":       {"title", "kind"},
-	"Destination":    {"title"},
-	"ErasureRequest": {"space", "id"},
-	"AccessKey":      {"role"},
-	"PlanRequest":    {"definitions"},
-	"PlanDefinition": {"kind", "definition"},
+	"Site":            {"origins", "source", "consent"},
+	"Source":          {"party"},
+	"Taxonomy":        {"title"},
+	"Category":        {"title"},
+	"Rule":            {"then"},
+	"Audience":        {"title", "kind"},
+	"Destination":     {"title"},
+	"ErasureRequest":  {"space", "id"},
+	"AccessKey":       {"role"},
+	"PlanRequest":     {"definitions"},
+	"RollbackRequest": {"version"},
+	"PlanDefinition":  {"kind", "definition"},
 }
 
 // hidden are fields that are kept and neither sent nor shown.

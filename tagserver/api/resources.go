@@ -112,7 +112,8 @@ func usersOfSource(w *world, s *taxonomy.Source) (users []tagserver.ProblemError
 			users = append(users, fault("audiences/"+string(d.ID), "names this source in its rule"))
 		}
 	}
-	return users, nil
+	keys, err := w.usersAmongKeys(func(k *AccessKey) bool { return slices.Contains(k.Sources, s.ID) })
+	return append(users, keys...), err
 }
 
 // Rules.
@@ -393,6 +394,9 @@ func (a *API) destinations() resource[delivery.Destination, destinationView] {
 			"key":      "is not set here; POST to the destination's /key makes a new key",
 		},
 		check: checkDestination,
+		users: func(w *world, d *delivery.Destination) ([]tagserver.ProblemError, error) {
+			return w.usersAmongKeys(func(k *AccessKey) bool { return slices.Contains(k.Destinations, d.ID) })
+		},
 		created: func(d *delivery.Destination) (key string, err error) {
 			key, d.KeyHash, err = delivery.NewKey(a.o.Rand)
 			return key, err
