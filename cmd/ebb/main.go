@@ -40,6 +40,7 @@ type commands struct {
 	Plan       planCommand       `cmd:"" help:"Say what definitions in files would change."`
 	Apply      applyCommand      `cmd:"" help:"Make the definitions those of the files."`
 	Export     exportCommand     `cmd:"" help:"Write the definitions into files."`
+	Versions   versionsCommand   `cmd:"" help:"See and go back to former versions of definitions, and what names them."`
 	Consent    consentCommand    `cmd:"" help:"Explain consent strings."`
 	Privacy    privacyCommand    `cmd:"" help:"Check visitors' receipts."`
 	Tag        tagCommand        `cmd:"" help:"Print and check the tag of a site."`

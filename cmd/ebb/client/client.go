@@ -167,17 +167,41 @@ func (c *Client) ask(ctx context.Context, method, path string, in, out any) (jso
 
 // Delete deletes what is at a path, of whatever version.
 func (c *Client) Delete(ctx context.Context, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, c.base+path, nil)
-	if err != nil {
-		return fmt.Errorf("ask the API: %w", err)
-	}
-	req.Header.Set("If-Match", "*")
-	req.Header.Set("Content-Type", "application/json") // tells a program from a page
-	res, err := c.send(req)
+	res, err := c.anyVersion(ctx, http.MethodDelete, path, nil)
 	if err == nil {
 		err = res.Body.Close()
 	}
 	return err
+}
+
+// PostAny is Post of a change to whatever version is kept.
+func (c *Client) PostAny(ctx context.Context, path string, in, out any) (json.RawMessage, error) {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("ask the API: %w", err)
+	}
+	res, err := c.anyVersion(ctx, http.MethodPost, path, bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if b, err = io.ReadAll(res.Body); err == nil {
+		err = json.Unmarshal(b, out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the API's answer: %w; is the server of another version?", err)
+	}
+	return b, nil
+}
+
+func (c *Client) anyVersion(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("ask the API: %w", err)
+	}
+	req.Header.Set("If-Match", "*")
+	req.Header.Set("Content-Type", "application/json") // tells a program from a page
+	return c.send(req)
 }
 
 // Item is a definition in a list.
