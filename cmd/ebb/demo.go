@@ -22,10 +22,13 @@ Two settings differ from an installation's: the export floor is %d instead of 1,
 
 With -o json it prints one line when it is ready: addresses, keys and counts.
 
+With store: cassandra it runs on that cluster, in a keyspace of its own that goes with it.
+
 Examples:
 
     ebb demo
-    ebb demo -o json`, demo.Floor)
+    ebb demo -o json
+    ebb demo --store cassandra --cassandra.hosts 127.0.0.1 --cassandra.data_center dc1`, demo.Floor)
 }
 
 // Run shows the demo until the context ends.
@@ -35,7 +38,15 @@ func (demoCommand) Run(c *cli.Context) error {
 		return fmt.Errorf("make a temporary folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	d, err := demo.Start(c, demo.Options{Env: app.System(), Dir: dir, Logger: newLogger(c.Stderr, config.Messages{Level: "warn", Format: "text"})})
+	o := demo.Options{Env: app.System(), Dir: dir, Logger: newLogger(c.Stderr, config.Messages{Level: "warn", Format: "text"})}
+	r, err := c.Config()
+	if err != nil {
+		return err
+	}
+	if r.Cluster() {
+		o.Cluster = &r.Config
+	}
+	d, err := demo.Start(c, o)
 	if err != nil {
 		return err
 	}

@@ -281,6 +281,28 @@ func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (i
 	return len(list), nil
 }
 
+// Passed returns the visitors in the queue whose first night is complete: whoever
+// keeps something of them on another node, and needs their keys, may forget them.
+func (e *Eraser) Passed(ctx context.Context) (visitors []taxonomy.VisitorKey, err error) {
+	partition := queuePartition
+	err = e.Keyed.Scan(ctx, queueSpace, &partition, func(it retention.Item) error {
+		var q queued
+		var k taxonomy.VisitorKey
+		if len(it.Key.Item) != len(k) || json.Unmarshal(it.Value, &q) != nil {
+			return fmt.Errorf("%w: an entry of the eraser's queue", retention.ErrCorrupt)
+		}
+		if len(q.Nights) > 0 {
+			copy(k[:], it.Key.Item)
+			visitors = append(visitors, k)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the eraser's queue: %w", err)
+	}
+	return visitors, nil
+}
+
 // Holder is the queue itself, which keeps plain keys for QueueBound days.
 func (e *Eraser) Holder() Holder {
 	return Holder{

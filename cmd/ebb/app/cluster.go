@@ -41,9 +41,13 @@ type cluster struct {
 }
 
 // mayTake reports whether this node may try to take over a group: one a second, so
-// that several nodes share what another leaves.
-func (c *cluster) mayTake(now time.Time) bool {
-	return now.UnixMilli()-c.took.Load() >= lookEvery.Milliseconds()
+// that several nodes share what another leaves. failed gives the turn back.
+func (c *cluster) mayTake(now time.Time) (failed func(), ok bool) {
+	at, before := now.UnixMilli(), c.took.Load()
+	if at-before < lookEvery.Milliseconds() || !c.took.CompareAndSwap(before, at) {
+		return nil, false
+	}
+	return func() { c.took.CompareAndSwap(at, before) }, true
 }
 
 // clusterEngine is the cluster's store as an engine.

@@ -86,3 +86,23 @@ func SkipHole(ctx context.Context, c *config.Config, env Env, log *slog.Logger, 
 	}
 	return skipped, nil
 }
+
+// TemporaryKeyspace makes the keyspace of the settings with as many copies as
+// there are nodes, three at most, and returns what removes it with all that is in
+// it: for demos.
+func TemporaryKeyspace(ctx context.Context, c *config.Config, env Env, log *slog.Logger) (copies int, drop func(context.Context) error, err error) {
+	o, err := CassandraOptions(c, env, log)
+	if err != nil {
+		return 0, nil, err
+	}
+	_, nodes, err := cassandra.DataCenterOf(ctx, o)
+	if err != nil {
+		return 0, nil, err
+	}
+	copies = min(3, nodes)
+	o.Replication, o.Buckets = map[string]int{o.DataCenter: copies}, 8
+	if _, err := cassandra.Up(ctx, o); err != nil {
+		return 0, nil, err
+	}
+	return copies, func(ctx context.Context) error { return cassandra.Drop(ctx, o) }, nil
+}

@@ -304,14 +304,16 @@ func (d *tending) follow(ctx context.Context) (time.Duration, error) {
 	if now := a.env.Now(); now.Sub(d.looked) >= lookEvery || !f.Following() {
 		d.looked = now
 		taken := false
-		if a.cluster.mayTake(now) {
+		if failed, ok := a.cluster.mayTake(now); ok {
 			var err error
-			if taken, err = a.take(ctx, g); err != nil && !errors.Is(err, retention.ErrHeld) {
+			if taken, err = a.take(ctx, g); !taken {
+				failed()
+			}
+			if err != nil && !errors.Is(err, retention.ErrHeld) {
 				return 0, err
 			}
 		}
 		if taken {
-			a.cluster.took.Store(now.UnixMilli())
 			a.log.Info("this node builds from here on", "group", g.n)
 			d.saved = now
 			return 0, a.swapSeg(ctx)

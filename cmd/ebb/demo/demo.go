@@ -48,6 +48,9 @@ type Options struct {
 	// Dir is an empty folder for everything that the demo writes.
 	Dir    string
 	Logger *slog.Logger
+	// Cluster, if set, has the settings of a Cassandra (store, cassandra.…) in which
+	// the demo makes a keyspace of its own, which goes with it. 8 shards are enough.
+	Cluster *config.Config
 	// Quiet leaves out the live stream, for tests that count.
 	Quiet bool
 }
@@ -81,16 +84,40 @@ type Demo struct {
 	Partners []*FakeDSP
 	o        Options
 	page     net.Listener
+	drop     func(context.Context) error // removes the keyspace; nil without one
+}
+
+// Close ends the demo, and with it its keyspace if it has one.
+func (d *Demo) Close(ctx context.Context) error {
+	err := d.Server.Close(ctx)
+	if d.drop != nil {
+		err = errors.Join(err, d.drop(ctx))
+	}
+	return err
 }
 
 // Start loads, builds, delivers, and serves. The caller ends it with Close.
 func Start(ctx context.Context, o Options) (d *Demo, err error) {
 	dir := filepath.Join(o.Dir, "data")
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: map[string]string{
+	flags := map[string]string{
 		"data": dir, "listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0",
 		"export_floor": fmt.Sprint(Floor), "new_ids_per_minute": "60000",
 		"build.schedule": "@every 10s", "deliver.schedule": "@every 15s", "checkpoint.interval": "5s",
-	}})
+	}
+	if o.Cluster != nil {
+		drop, err := keyspace(ctx, o, flags)
+		if err != nil {
+			return nil, fmt.Errorf("demo: %w", err)
+		}
+		defer func() {
+			if err != nil || d == nil {
+				_ = drop(context.WithoutCancel(ctx)) // what failed is said already
+			} else {
+				d.drop = drop
+			}
+		}()
+	}
+	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: flags})
 	if err != nil {
 		return nil, fmt.Errorf("demo: %w", err)
 	}
@@ -105,7 +132,7 @@ func Start(ctx context.Context, o Options) (d *Demo, err error) {
 		}
 		return next, err
 	}
-	a, admin, err := app.Open(ctx, app.Options{Config: r.Config, Env: o.Env, Keys: ring, SaveKeys: save, Logger: o.Logger})
+	a, admin, err := app.Open(ctx, app.Options{Config: r.Config, Env: o.Env, Keys: ring, SaveKeys: save, Logger: o.Logger, Init: r.Cluster()})
 	if err != nil {
 		return nil, fmt.Errorf("demo: %w", err)
 	}

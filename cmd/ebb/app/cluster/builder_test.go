@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -196,6 +197,27 @@ func TestGroupsJoin(t *testing.T) {
 	w.until("the groups are built again", func() bool { return len(c.Builds())+len(d.Builds()) == 4 })
 	t.Logf("after the takeover c builds %v, d %v", c.Builds(), d.Builds())
 	more(b, c, d)
+	same(t, w, []*node{b, c, d}, `{"trait":"k:about=wine"}`, uint64(visitors))
+
+	// Erased visitors are of any group; the nightly pass is of all nodes, and whoever
+	// leads goes first.
+	for range 8 {
+		v := b.newBrowser()
+		b.visit(v, "/wine")
+		if rec := c.send(v, http.MethodPost, "/v1/optout", ""); rec.Code != http.StatusOK {
+			t.Fatalf("an opt-out was answered %d %s", rec.Code, rec.Body)
+		}
+	}
+	same(t, w, []*node{b, c, d}, `{"trait":"k:about=wine"}`, uint64(visitors))
+	nodes := []*node{c, d, b}
+	if slices.Contains(d.Builds(), 0) {
+		nodes = []*node{d, c, b}
+	}
+	for _, n := range nodes {
+		if err := n.Nightly(ctx); err != nil {
+			t.Errorf("the nightly pass of %s: %v", n.name, err)
+		}
+	}
 	same(t, w, []*node{b, c, d}, `{"trait":"k:about=wine"}`, uint64(visitors))
 	w.until("a generation counts all", func() bool {
 		e, _ := b.Generation().Entry("wine")
