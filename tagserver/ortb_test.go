@@ -1,6 +1,8 @@
 package tagserver
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -41,6 +43,12 @@ func TestBiddersAreToldWhatTheyMayKnow(t *testing.T) {
 		if got, want := w.Body.String(), `{"bidder":{`+c.want+`},"as_of":42,"stale":false}`; got != want {
 			t.Errorf("allowed %v: %s\nwant %s", c.allow, got, want)
 		}
+	}
+	// deploy/compat reads this answer with the types of github.com/prebid/openrtb.
+	allow = nil
+	golden, err := os.ReadFile("testdata/ortb2.json")
+	if got := b.do("GET", "/v1/seg?site=shop&as=ortb2&gdpr_consent=CP", "", "Origin", shop).Body.String(); err != nil || got != strings.TrimSpace(string(golden)) {
+		t.Errorf("testdata/ortb2.json is not the answer: %v\n%s", err, got)
 	}
 	if w := b.do("GET", "/v1/seg?site=shop&as=vast&consent=1", ""); w.Code != 400 {
 		t.Errorf("%d", w.Code)
