@@ -53,3 +53,25 @@ func NewEstimate(ctx context.Context, b Basis, e query.Expr) (*Estimate, error) 
 	}
 	return &Estimate{Explanation: *x, AsOf: b.View.Clock(), Position: b.View.Position().Clone()}, nil
 }
+
+// Reach is how many visitors had each of some traits, in the 90 days and day by day:
+// exact, as of a stated position (P7).
+type Reach struct {
+	Courses  []query.Course // in the order of the traits
+	AsOf     taxonomy.Millis
+	Position retention.Position
+}
+
+// NewReach counts traits. Of b it needs View and Sources.
+func NewReach(ctx context.Context, b Basis, traits []taxonomy.Trait) (*Reach, error) {
+	today := b.View.Clock().Day()
+	r, err := query.NewIndexResolver(b.View, today, b.Sources, func(taxonomy.AudienceID) (query.Expr, bool) { return nil, false })
+	if err != nil {
+		return nil, fmt.Errorf("count traits: %w", err)
+	}
+	cs, err := query.Courses(ctx, b.View, today, r, traits, query.RunOptions{Workers: b.Workers})
+	if err != nil {
+		return nil, fmt.Errorf("count traits: %w", err)
+	}
+	return &Reach{Courses: cs, AsOf: b.View.Clock(), Position: b.View.Position().Clone()}, nil
+}

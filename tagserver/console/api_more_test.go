@@ -1,7 +1,237 @@
 package console
 
-import "net/http"
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/query"
+	"github.com/ebb-dmp/ebb/tagserver"
+	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
+)
 
 // more are the routes of the pages beside the builder.
 func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any), list func(http.ResponseWriter, ...any), missing func(http.ResponseWriter), invalid func(http.ResponseWriter, error)) {
+	note := func(r *http.Request, what string) {
+		w.asked = append(w.asked, r.Method+" "+r.URL.Path+" by "+tagserver.PrincipalOf(r.Context()).ID+": "+what)
+	}
+	m.HandleFunc("GET /api/v1/taxonomies/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		for _, t := range w.taxonomies {
+			if t.ID == r.PathValue("id") {
+				rw.Header().Set("ETag", `"1"`)
+				answer(rw, 200, t)
+				return
+			}
+		}
+		missing(rw)
+	})
+	m.HandleFunc("POST /api/v1/taxonomies", func(rw http.ResponseWriter, r *http.Request) {
+		var t tree.Taxonomy
+		_ = json.NewDecoder(r.Body).Decode(&t)
+		if err := t.Validate(); err != nil {
+			invalid(rw, err)
+			return
+		}
+		note(r, t.ID)
+		answer(rw, 201, t)
+	})
+	m.HandleFunc("PUT /api/v1/taxonomies/{id}/categories/{category}", func(rw http.ResponseWriter, r *http.Request) {
+		var k tree.Category
+		_ = json.NewDecoder(r.Body).Decode(&k)
+		for _, t := range w.taxonomies {
+			if t.ID != r.PathValue("id") {
+				continue
+			}
+			t.Categories = append([]tree.Category{}, t.Categories...)
+			at := len(t.Categories)
+			for i := range t.Categories {
+				if t.Categories[i].ID == k.ID {
+					at = i
+				}
+			}
+			if at < len(t.Categories) {
+				t.Categories[at] = k
+			} else {
+				t.Categories = append(t.Categories, k)
+			}
+			if err := t.Validate(); err != nil {
+				invalid(rw, taxonomy.Invalid("title", "%v", err))
+				return
+			}
+			b, _ := json.Marshal(k)
+			note(r, r.Header.Get("If-Match")+r.Header.Get("If-None-Match")+" "+string(b))
+			answer(rw, 200, k)
+			return
+		}
+		missing(rw)
+	})
+	m.HandleFunc("DELETE /api/v1/taxonomies/{id}/categories/{category}", func(rw http.ResponseWriter, r *http.Request) {
+		p := tagserver.NewProblem(409, "in_use", "the category is in use")
+		answer(rw, 409, p.At("rules/grocery", "names it"))
+	})
+	m.HandleFunc("GET /api/v1/rules", func(rw http.ResponseWriter, r *http.Request) {
+		var items []any
+		for _, x := range w.rules {
+			items = append(items, map[string]any{"id": x.ID, "version": 1, "definition": x})
+		}
+		list(rw, items...)
+	})
+	m.HandleFunc("GET /api/v1/rules/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		for _, x := range w.rules {
+			if x.ID == r.PathValue("id") {
+				rw.Header().Set("ETag", `"1"`)
+				answer(rw, 200, x)
+				return
+			}
+		}
+		missing(rw)
+	})
+	keep := func(rw http.ResponseWriter, r *http.Request) {
+		var x rules.Rule
+		_ = json.NewDecoder(r.Body).Decode(&x)
+		if err := x.Validate(w.forest()); err != nil {
+			invalid(rw, err)
+			return
+		}
+		b, _ := json.Marshal(x)
+		note(r, string(b))
+		rw.Header().Set("Operation-Location", "/api/v1/operations/refold-1")
+		answer(rw, 201, x)
+	}
+	m.HandleFunc("POST /api/v1/rules", keep)
+	m.HandleFunc("PUT /api/v1/rules/{id}", keep)
+	m.HandleFunc("POST /api/v1/rules/{id}/dry-run", func(rw http.ResponseWriter, r *http.Request) {
+		answer(rw, 200, map[string]any{"events": 120000, "columns": []string{"c:products/wine"}, "prefixes": []string{"k:brand="}, "evaluate_only": []string{"gclid"}, "audiences": []string{"wine"}})
+	})
+	ops := []operationDoc{{ID: "refold-2", Kind: "refold", State: "running", Progress: 0.4, Read: 48_000, Total: 120_000, Columns: 12}, {ID: "refold-1", Kind: "refold", State: "done", Progress: 1, Read: 9, Total: 9, Columns: 1}}
+	m.HandleFunc("GET /api/v1/operations", func(rw http.ResponseWriter, r *http.Request) {
+		if len(w.rules) == 0 {
+			list(rw)
+			return
+		}
+		list(rw, ops[0], ops[1])
+	})
+	m.HandleFunc("GET /api/v1/operations/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		for _, o := range ops {
+			if o.ID == r.PathValue("id") {
+				answer(rw, 200, o)
+				return
+			}
+		}
+		missing(rw)
+	})
+	m.HandleFunc("POST /api/v1/operations/{id}/{verb}", func(rw http.ResponseWriter, r *http.Request) {
+		note(r, "")
+		answer(rw, 200, ops[0])
+	})
+}
+
+func (w *world) forest() *tree.Forest {
+	f, err := tree.New(w.taxonomies...)
+	if err != nil {
+		panic(err)
+	}
+	return f
+}
+
+// reach says numbers that a test can tell apart.
+func (w *world) reach(_ context.Context, ts []taxonomy.Trait) (*audience.Reach, error) {
+	r := &audience.Reach{AsOf: w.now}
+	for i, t := range ts {
+		c := query.Course{Trait: t, Visitors: uint64(1000*i + 12)}
+		for d := range c.Days {
+			c.Days[d] = uint64(60 + 10*i + d*d%37)
+		}
+		r.Courses = append(r.Courses, c)
+	}
+	return r, w.fail
+}
+
+func TestTheTreeShowsReachAndUsers(t *testing.T) {
+	s := serve(t, normal())
+	_, body := s.get(t, base+"/taxonomies/products")
+	for _, want := range []string{"Wine &amp; spirits", `class="in1"`, "90 days: from", "&lt;50", "1,012", "1 rule", "1 audience", "5 categories"} {
+		contains(t, body, want, "the tree")
+	}
+	_, body = s.get(t, base+"/taxonomies/products/wine")
+	for _, want := range []string{"c:products/wine", "Wine by the path", "Wine, five times or more", "What the law calls alcohol.", "sensitive", "by <code>c:products/{department}</code>"} {
+		contains(t, body, want, "a category")
+	}
+}
+
+func TestATreeIsChangedByForms(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	at := base + "/taxonomies/products"
+	status, _, h := s.post(t, at+"/food", url.Values{"do": {"add"}, "title": {"Cheese & more"}, "parents": {"food"}, "sensitive": {"yes"}})
+	if status != 303 || h.Get("Location") != at+"/cheese-more" {
+		t.Fatalf("added: %d to %q", status, h.Get("Location"))
+	}
+	status, _, _ = s.post(t, at+"/pastry", url.Values{"do": {"save"}, "tag": {`"1"`}, "title": {"Cakes"}, "parents": {"food, pets"}})
+	if status != 303 {
+		t.Fatalf("moved: %d", status)
+	}
+	want := []string{`PUT /api/v1/taxonomies/products/categories/cheese-more by admin: * {"id":"cheese-more","title":"Cheese \u0026 more","parents":["food"],"sensitive":true}`,
+		`PUT /api/v1/taxonomies/products/categories/pastry by admin: "1" {"id":"pastry","title":"Cakes","parents":["food","pets"]}`}
+	if strings.Join(w.asked, "\n") != strings.Join(want, "\n") {
+		t.Errorf("asked\n%s\nwant\n%s", strings.Join(w.asked, "\n"), strings.Join(want, "\n"))
+	}
+	// What is refused says why, at the field or with its users, and what was typed stays.
+	status, body, _ := s.post(t, at+"/pastry", url.Values{"do": {"save"}, "tag": {`"1"`}, "title": {"Cakes"}, "parents": {"nowhere"}})
+	if status != 422 || !strings.Contains(body, `value="nowhere"`) || !strings.Contains(body, "new-title-fault") {
+		t.Errorf("a parent that is not there: %d", status)
+	}
+	if status, body, _ = s.post(t, at+"/wine", url.Values{"do": {"delete"}, "tag": {`"1"`}}); status != 409 || !strings.Contains(body, "rules/grocery") {
+		t.Errorf("in use: %d", status)
+	}
+	if status, _, h = s.post(t, base+"/taxonomies", url.Values{"title": {"My things"}}); status != 303 || h.Get("Location") != base+"/taxonomies/my-things" {
+		t.Errorf("a new one: %d to %q", status, h.Get("Location"))
+	}
+}
+
+func TestARuleIsTriedOnLiveTrafficAndPublished(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	form := url.Values{"was": {""}, "text": {""}, "title": {"Checkout pages"}, "then": {"k:step=checkout\n"}, "sites": {"shop"},
+		"field.0": {"kind"}, "op.0": {"eq"}, "values.0": {"page"}, "do": {"dry"}}
+	status, body, _ := s.post(t, base+"/editor", form)
+	if status != 200 {
+		t.Fatalf("status %d", status)
+	}
+	for _, want := range []string{"stored event", "about 120,000 stored events", "query.gclid", `&#34;op&#34;: &#34;eq&#34;`, `<a href="/console/audiences/wine">wine</a>`} {
+		contains(t, body, want, "the editor")
+	}
+	// The text leads if it is what was changed.
+	text := `{"id":"x","when":[{"field":"path","op":"prefix","value":"/sale"}],"then":["k:sale=yes"]}`
+	form.Set("text", text)
+	form.Del("do")
+	_, body, _ = s.post(t, base+"/editor", form)
+	contains(t, body, "/sale</textarea>", "a changed text")
+	contains(t, body, "The fields had been changed too", "a changed text")
+	// What is wrong stands at its place.
+	form = url.Values{"was": {""}, "text": {""}, "then": {"c:products/nothing"}, "field.0": {"path"}, "op.0": {"matches"}, "values.0": {"("}, "do": {"save"}, "id": {"x"}}
+	status, body, _ = s.post(t, base+"/editor", form)
+	if status != 422 || len(w.asked) > 0 {
+		t.Fatalf("status %d, asked %v", status, w.asked)
+	}
+	contains(t, body, `id="values.0-fault"`, "a faulty expression")
+	contains(t, body, `id="then-fault"`, "an unknown category")
+	form.Set("then", "c:products/wine")
+	form.Set("values.0", "^/wein")
+	status, _, h := s.post(t, base+"/editor", form)
+	if status != 303 || h.Get("Location") != base+"/operations/refold-1" || len(w.asked) != 1 {
+		t.Errorf("published: %d to %q, asked %v", status, h.Get("Location"), w.asked)
+	}
+	if status, _, h = s.post(t, base+"/operations/refold-2", url.Values{"do": {"cancel"}}); status != 303 || !strings.HasPrefix(w.asked[1], "POST /api/v1/operations/refold-2/cancel") {
+		t.Errorf("cancelled: %d, asked %v", status, w.asked)
+	}
+	// The inspector's unused signals become rules in one step.
+	_, body = s.get(t, base+"/sites/shop/inspector")
+	contains(t, body, `href="/console/editor?json=`, "the inspector")
 }

@@ -210,7 +210,7 @@ func TestLongKeyboardAloneIsEnough(t *testing.T) {
 	step(base+"/audiences", &at, press(adminKey), press("\r"), chromedp.WaitVisible(".top nav"), where)
 	step("main", &focus, press("\t"), focused, press("\r"), chromedp.Poll(`document.activeElement.id == "main"`, nil), focused)
 	// Back to the top, over the navigation, to the button at its end.
-	step("Sign out", &focus, chromedp.Navigate(origin+base), press(strings.Repeat("\t", 9)), focused)
+	step("Sign out", &focus, chromedp.Navigate(origin+base), press(strings.Repeat("\t", 2+len(nav)+1)), focused)
 	step(base+"/login", &at, press("\r"), chromedp.WaitVisible("#key"), where)
 	step(base+"/login?next=%2Fconsole%2Fsites", &at, chromedp.Navigate(origin+base+"/sites"), where)
 }

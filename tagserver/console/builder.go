@@ -58,7 +58,7 @@ func (d *draft) settle(lead string) {
 			d.Faults = taxonomy.Faults(err)
 			return
 		}
-		if blocks != nil && query.Text(blocks) != was && was != "" && query.Text(blocks) != query.Text(e) {
+		if blocks != nil && query.Text(blocks) != was && query.Text(blocks) != query.Text(e) {
 			d.Note = "The blocks had been changed too. They said: " + query.Text(blocks)
 		}
 		d.Root, d.Was, d.Expr = blockOf(e), d.Text, e

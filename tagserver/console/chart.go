@@ -75,7 +75,10 @@ const sparkWide, sparkHigh, sparkRim = 112.0, 28.0, 3.0
 // nothing, so that the line says no more than the numbers do. The height is the
 // range of the numbers, but at least a tenth of the greatest: noise does not
 // look like a course.
-func newSpark(counts []uint64) *spark {
+func newSpark(counts []uint64) *spark { return newLine(counts, "generations") }
+
+// newLine draws counts of what a label calls so.
+func newLine(counts []uint64, of string) *spark {
 	if len(counts) < 2 {
 		return nil
 	}
@@ -93,7 +96,7 @@ func newSpark(counts []uint64) *spark {
 	if high == low {
 		high = low + 1
 	}
-	s := &spark{Label: fmt.Sprintf("%d generations: from %s to %s", len(counts), shown(counts[0]), shown(counts[len(counts)-1]))}
+	s := &spark{Label: fmt.Sprintf("%d %s: from %s to %s", len(counts), of, shown(counts[0]), shown(counts[len(counts)-1]))}
 	var line strings.Builder
 	for i, v := range vs {
 		x := sparkRim + (sparkWide-2*sparkRim)*float64(i)/float64(len(vs)-1)

@@ -26,6 +26,7 @@ import (
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/tagserver/consent"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
 //go:embed templates assets help
@@ -126,6 +127,12 @@ type Options struct {
 	// API returns what answers the private listener; what ad ops define, the console
 	// has it do, as who is signed in. Nil: nothing is defined here.
 	API func() http.Handler
+	// Forest returns all taxonomies as they are defined; nil: rules are not tried on
+	// live traffic.
+	Forest func() *tree.Forest
+	// Reach counts the visitors of traits, in the 90 days and day by day; nil: trees
+	// are shown without.
+	Reach func(context.Context, []taxonomy.Trait) (*audience.Reach, error)
 	// Title says a trait in people's words, "" if there are none.
 	Title func(taxonomy.Trait) string
 	// Version of the program, for the foot of the page.
@@ -227,7 +234,7 @@ func (c *Console) Routes() []tagserver.Route {
 	admin := func(path string, h func(echo.Context) (*page, error)) tagserver.Route {
 		return tagserver.Route{Method: http.MethodGet, Path: base + path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Right: lookRight, Handler: c.show(h)}
 	}
-	return slices.Concat(c.inspectorRoutes(admin), c.builderRoutes(admin), []tagserver.Route{
+	return slices.Concat(c.inspectorRoutes(admin), c.builderRoutes(admin), c.treeRoutes(admin), c.editorRoutes(admin), []tagserver.Route{
 		admin("", c.overview),
 		admin("/sites", c.sites),
 		admin("/sites/:id", c.site),

@@ -24,6 +24,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
@@ -51,6 +52,7 @@ type world struct {
 	version      string
 	titles       map[taxonomy.Trait]string
 	taxonomies   []tree.Taxonomy
+	rules        []rules.Rule
 	asked        []string // of the API, what changes something
 	fail         error    // of everything that may fail
 }
@@ -117,8 +119,9 @@ func (w *world) options() Options {
 		Nights:   func(context.Context) []Night { return w.nights },
 		Working:  func(context.Context) []Work { return w.working },
 		API:      func() http.Handler { return w.api() },
-		Title:    func(t taxonomy.Trait) string { return w.titles[t] },
-		Version:  w.version,
+		Reach:    w.reach, Forest: w.forest,
+		Title:   func(t taxonomy.Trait) string { return w.titles[t] },
+		Version: w.version,
 	}
 }
 
@@ -201,7 +204,19 @@ func (w *world) paths() []string {
 			out = append(out, p)
 		}
 	}
-	out = append(out, base+"/builder")
+	out = append(out, base+"/builder", base+"/taxonomies", base+"/rules", base+"/editor", base+"/operations")
+	for _, t := range w.taxonomies {
+		out = append(out, base+"/taxonomies/"+seg(t.ID))
+		for _, k := range t.Categories[:min(2, len(t.Categories))] {
+			out = append(out, base+"/taxonomies/"+seg(t.ID)+"/"+seg(k.ID))
+		}
+	}
+	for _, r := range w.rules {
+		out = append(out, base+"/editor/"+seg(r.ID))
+	}
+	if len(w.rules) > 0 {
+		out = append(out, base+"/operations/refold-2", base+"/operations/refold-1")
+	}
 	for _, a := range w.audiences {
 		out = append(out, base+"/audiences/"+seg(string(a.ID)), base+"/extend/"+seg(string(a.ID)))
 		if a.Kind == audience.KindRule {
@@ -258,6 +273,9 @@ func normal() *world {
 	w.taxonomies = []tree.Taxonomy{{ID: "products", Title: "Products", Categories: []tree.Category{
 		{ID: "food", Title: "Food"}, {ID: "grocery", Title: "Grocery", Parents: []string{"food"}}, {ID: "pastry", Title: "Pastry", Parents: []string{"food"}},
 		{ID: "wine", Title: "Wine & spirits", Parents: []string{"food"}, Sensitive: true, Note: "What the law calls alcohol."}, {ID: "pets", Title: "Pets"}}}}
+	least := 20.0
+	w.rules = []rules.Rule{{ID: "wine", Title: "Wine by the path", When: []rules.Condition{{Field: "path", Op: "prefix", Values: []string{"/wine", "/wein"}}, {Field: "prop.price", Op: "range", Min: &least}}, Then: []string{"c:products/wine", "k:brand={brand}"}},
+		{ID: "departments", Sites: []taxonomy.SiteID{"shop"}, Then: []string{"c:products/{department}"}}}
 	w.titles = map[taxonomy.Trait]string{"c:products/grocery": "Grocery", "c:products/pastry": "Pastry", "c:products/wine": "Wine & spirits", "c:products/pets": "Pets"}
 	add := func(id, title, r string, page bool) {
 		w.audiences = append(w.audiences, audience.Versioned{Version: 3, Definition: audience.Definition{ID: taxonomy.AudienceID(id), Title: title, Kind: audience.KindRule, Rule: rule(r), Page: page}})

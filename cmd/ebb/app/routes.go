@@ -18,6 +18,7 @@ import (
 	"github.com/ebb-dmp/ebb/tagserver/console"
 	"github.com/ebb-dmp/ebb/tagserver/partner"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
 // routes hands the edge the rows of its sub-folders, and who guards them.
@@ -79,7 +80,8 @@ func (s *Server) consoleOptions() console.Options {
 		Public:   func() string { return s.origin(tagserver.Public) },
 		Partner:  func() string { return s.origin(tagserver.Partner) },
 		Problems: s.problems, Nights: s.lastNights, Working: s.working, Title: s.titleOf,
-		API:     func() http.Handler { return s.edge.Handler(tagserver.Private) },
+		API:     func() http.Handler { return s.edge.Handler(tagserver.Private) }, Reach: s.Reach,
+		Forest:  func() *tree.Forest { return s.catalog.Load().classifier.Forest() },
 		Version: Version, Logger: s.log,
 	}
 }
