@@ -109,6 +109,67 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 	m.HandleFunc("POST /api/v1/rules/{id}/dry-run", func(rw http.ResponseWriter, r *http.Request) {
 		answer(rw, 200, map[string]any{"events": 120000, "columns": []string{"c:products/wine"}, "prefixes": []string{"k:brand="}, "evaluate_only": []string{"gclid"}, "audiences": []string{"wine"}})
 	})
+	m.HandleFunc("GET /api/v1/keys", func(rw http.ResponseWriter, r *http.Request) {
+		var items []any
+		for _, k := range w.keys {
+			items = append(items, map[string]any{"id": k.ID, "version": 1, "definition": k})
+		}
+		list(rw, items...)
+	})
+	m.HandleFunc("GET /api/v1/keys/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("ETag", `"4"`)
+		answer(rw, 200, keyDoc{ID: r.PathValue("id")})
+	})
+	m.HandleFunc("POST /api/v1/keys", func(rw http.ResponseWriter, r *http.Request) {
+		var k keyDoc
+		_ = json.NewDecoder(r.Body).Decode(&k)
+		if err := taxonomy.CheckSlug("id", k.ID); err != nil {
+			invalid(rw, taxonomy.Invalid("id", "%v", err))
+			return
+		}
+		b, _ := json.Marshal(k)
+		note(r, string(b))
+		k.Key = "ebba_shown-once"
+		answer(rw, 201, k)
+	})
+	m.HandleFunc("DELETE /api/v1/keys/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		if r.PathValue("id") == "admin" {
+			p := tagserver.NewProblem(409, "in_use", "it is the last that gives keys")
+			answer(rw, 409, p)
+			return
+		}
+		note(r, r.Header.Get("If-Match"))
+		rw.WriteHeader(204)
+	})
+	m.HandleFunc("GET /api/v1/audit", func(rw http.ResponseWriter, r *http.Request) {
+		var items []any
+		for _, l := range w.trail {
+			items = append(items, l)
+		}
+		answer(rw, 200, map[string]any{"items": append([]any{}, items...), "next": map[bool]string{true: "c"}[len(items) > 0 && r.URL.Query().Get("cursor") == ""]})
+	})
+	m.HandleFunc("GET /api/v1/audit/verification", func(rw http.ResponseWriter, r *http.Request) {
+		answer(rw, 200, map[string]any{"entries": len(w.trail), "last": len(w.trail), "hash": strings.Repeat("ab", 32), "faults": w.broken})
+	})
+	m.HandleFunc("GET /api/v1/destinations/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("ETag", `"7"`)
+		answer(rw, 200, map[string]any{"id": r.PathValue("id"), "audiences": []string{"lapsed"}, "floor": 100, "later": "kept"})
+	})
+	m.HandleFunc("PUT /api/v1/destinations/{id}", func(rw http.ResponseWriter, r *http.Request) {
+		var d map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&d)
+		b, _ := json.Marshal(d)
+		note(r, r.Header.Get("If-Match")+" "+string(b))
+		answer(rw, 200, d)
+	})
+	m.HandleFunc("POST /api/v1/destinations/{id}/deliveries", func(rw http.ResponseWriter, r *http.Request) {
+		if len(w.gens) == 0 || r.PathValue("id") == "north" {
+			answer(rw, 409, tagserver.NewProblem(409, "conflict", "no generation to deliver; build one first"))
+			return
+		}
+		note(r, "")
+		answer(rw, 201, struct{}{})
+	})
 	ops := []operationDoc{{ID: "refold-2", Kind: "refold", State: "running", Progress: 0.4, Read: 48_000, Total: 120_000, Columns: 12}, {ID: "refold-1", Kind: "refold", State: "done", Progress: 1, Read: 9, Total: 9, Columns: 1}}
 	m.HandleFunc("GET /api/v1/operations", func(rw http.ResponseWriter, r *http.Request) {
 		if len(w.rules) == 0 {
@@ -234,4 +295,80 @@ func TestARuleIsTriedOnLiveTrafficAndPublished(t *testing.T) {
 	// The inspector's unused signals become rules in one step.
 	_, body = s.get(t, base+"/sites/shop/inspector")
 	contains(t, body, `href="/console/editor?json=`, "the inspector")
+}
+
+func TestKeysAreGivenAndRevoked(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	status, body, _ := s.post(t, base+"/access", url.Values{"title": {"CI of the shop"}, "role": {"operator"}, "scopes": {"audiences:read", "deliveries:write"}, "sources": {"web, crm"}, "ends": {"2027-03-01"}})
+	if status != 200 || len(w.asked) != 1 || w.asked[0] != `POST /api/v1/keys by admin: {"id":"ci-of-the-shop","title":"CI of the shop","role":"operator","scopes":["audiences:read","deliveries:write"],"sources":["web","crm"],"ends":"2027-03-01"}` {
+		t.Errorf("status %d, asked %q", status, w.asked)
+	}
+	contains(t, body, "ebba_shown-once", "a new key")
+	if _, body = s.get(t, base+"/access"); strings.Contains(body, "ebba_shown") {
+		t.Error("the key is shown twice")
+	}
+	status, body, _ = s.post(t, base+"/access", url.Values{"title": {"x"}, "id": {"No slug"}, "role": {"admin"}, "scopes": {"keys:read"}})
+	if status != 422 {
+		t.Errorf("a faulty ID: status %d", status)
+	}
+	for _, want := range []string{`id="id-fault"`, `value="No slug"`, `value="admin" checked`, `value="keys:read" checked`} {
+		contains(t, body, want, "a faulty ID")
+	}
+	if status, _, _ = s.post(t, base+"/access/ci", nil); status != 303 || w.asked[len(w.asked)-1] != `DELETE /api/v1/keys/ci by admin: "4"` {
+		t.Errorf("revoked: %d, asked %q", status, w.asked)
+	}
+	if status, body, _ = s.post(t, base+"/access/admin", nil); status != 409 || !strings.Contains(body, "the last that gives keys") {
+		t.Errorf("the last: %d", status)
+	}
+}
+
+func TestTheAuditLogIsShownWithItsChain(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	_, body := s.get(t, base+"/audit")
+	for _, want := range []string{"All 3 entries fit together", "grocery-regulars</a>", "2 → 3", `href="/console/audit?cursor=c"`, "failed"} {
+		contains(t, body, want, "the log")
+	}
+	w.broken = []map[string]any{{"seq": 2, "fault": "the hash does not fit"}}
+	_, body = s.get(t, base+"/audit")
+	contains(t, body, "The chain is broken", "a broken chain")
+	contains(t, body, "Entry 2: the hash does not fit", "a broken chain")
+}
+
+func TestDestinationsAreGivenAudiencesAndDeliveredTo(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	at := base + "/destinations/acme"
+	for _, c := range []struct{ form, want string }{
+		{"do=add&audience=wine", `PUT /api/v1/destinations/acme by admin: "7" {"audiences":["lapsed","wine"],"floor":100,"id":"acme","later":"kept"}`},
+		{"do=drop&audience=lapsed", `PUT /api/v1/destinations/acme by admin: "7" {"audiences":[],"floor":100,"id":"acme","later":"kept"}`},
+		{"do=deliver", `POST /api/v1/destinations/acme/deliveries by admin: `},
+	} {
+		form, _ := url.ParseQuery(c.form)
+		if status, _, h := s.post(t, at, form); status != 303 || h.Get("Location") != at || w.asked[len(w.asked)-1] != c.want {
+			t.Errorf("%s: %d to %q, asked %q", c.form, status, h.Get("Location"), w.asked)
+		}
+	}
+	if status, body, _ := s.post(t, base+"/destinations/north", url.Values{"do": {"deliver"}}); status != 409 || !strings.Contains(body, "build one first") {
+		t.Errorf("nothing to deliver: %d", status)
+	}
+}
+
+func TestASiteShowsItsConsentSettings(t *testing.T) {
+	w := normal()
+	w.sites[1].GPCMode, w.sites[1].TrustGDPRZero, w.sites[1].OptOutCountries, w.sites[1].ChildDirected = "share_only", true, []string{"BR", "JP"}, true
+	s := serve(t, w)
+	_, shop := s.get(t, base+"/sites/shop")
+	_, magazine := s.get(t, base+"/sites/magazine")
+	for _, c := range []struct{ usual, changed string }{
+		{"refuses everything", "refuses that the visitor is sent to anybody"}, {"the country of the address counts", "is believed: the GDPR does not apply"},
+		{"<dd>no <code>child_directed", "nothing is kept of anybody"}, {"", "<code>BR</code> <code>JP</code>"},
+	} {
+		contains(t, shop, c.usual, "the shop")
+		contains(t, magazine, c.changed, "the magazine")
+		if strings.Contains(shop, c.changed) {
+			t.Errorf("the shop says %q", c.changed)
+		}
+	}
 }

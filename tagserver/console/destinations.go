@@ -159,5 +159,8 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 		Members  []destinationAudience
 		URL      string
 		Words    map[string]string
-	}{row, m, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords}}, nil
+		Others   []choice // audiences that it does not get
+		No       *refusal
+	}{row, m, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords,
+		undelivered(c.o.Definitions.Audiences(), row.Audiences), refused(e)}}, nil
 }

@@ -57,7 +57,7 @@ type navItem struct {
 }
 
 var nav = []struct{ path, name string }{
-	{"", "Overview"}, {"/sites", "Sites"}, {"/taxonomies", "Taxonomies"}, {"/rules", "Rules"}, {"/audiences", "Audiences"}, {"/destinations", "Destinations"}, {"/consent", "Consent"}, {"/retention", "Retention"}, {"/help", "Help"},
+	{"", "Overview"}, {"/sites", "Sites"}, {"/taxonomies", "Taxonomies"}, {"/rules", "Rules"}, {"/audiences", "Audiences"}, {"/destinations", "Destinations"}, {"/consent", "Consent"}, {"/retention", "Retention"}, {"/access", "Access"}, {"/help", "Help"},
 }
 
 func (c *Console) render(_ echo.Context, p *page) ([]byte, error) {

@@ -53,6 +53,9 @@ type world struct {
 	titles       map[taxonomy.Trait]string
 	taxonomies   []tree.Taxonomy
 	rules        []rules.Rule
+	keys         []keyDoc
+	trail        []entryDoc
+	broken       []map[string]any
 	asked        []string // of the API, what changes something
 	fail         error    // of everything that may fail
 }
@@ -204,7 +207,7 @@ func (w *world) paths() []string {
 			out = append(out, p)
 		}
 	}
-	out = append(out, base+"/builder", base+"/taxonomies", base+"/rules", base+"/editor", base+"/operations")
+	out = append(out, base+"/builder", base+"/taxonomies", base+"/rules", base+"/editor", base+"/operations", base+"/access", base+"/audit")
 	for _, t := range w.taxonomies {
 		out = append(out, base+"/taxonomies/"+seg(t.ID))
 		for _, k := range t.Categories[:min(2, len(t.Categories))] {
@@ -273,6 +276,11 @@ func normal() *world {
 	w.taxonomies = []tree.Taxonomy{{ID: "products", Title: "Products", Categories: []tree.Category{
 		{ID: "food", Title: "Food"}, {ID: "grocery", Title: "Grocery", Parents: []string{"food"}}, {ID: "pastry", Title: "Pastry", Parents: []string{"food"}},
 		{ID: "wine", Title: "Wine & spirits", Parents: []string{"food"}, Sensitive: true, Note: "What the law calls alcohol."}, {ID: "pets", Title: "Pets"}}}}
+	w.keys = []keyDoc{{ID: "admin", Role: "admin", Used: "2026-11-25"}, {ID: "ci", Title: "CI", Role: "operator", Scopes: []string{"audiences:read"}, Sources: []string{"web"}, Destinations: []string{"acme"}, Ends: "2027-01-01"}}
+	link := func(seq uint64, what, kind, object string, before, after, of uint64) entryDoc {
+		return entryDoc{Seq: seq, At: w.now.Time(), Who: "admin", What: what, Kind: kind, Object: object, Before: before, After: after, Of: of, Hash: strings.Repeat("4c1d", 16)}
+	}
+	w.trail = []entryDoc{link(3, "failed", "destination", "acme", 0, 0, 2), link(2, "deliver", "destination", "acme", 0, 0, 0), link(1, "change", "audience", "grocery-regulars", 2, 3, 0)}
 	least := 20.0
 	w.rules = []rules.Rule{{ID: "wine", Title: "Wine by the path", When: []rules.Condition{{Field: "path", Op: "prefix", Values: []string{"/wine", "/wein"}}, {Field: "prop.price", Op: "range", Min: &least}}, Then: []string{"c:products/wine", "k:brand={brand}"}},
 		{ID: "departments", Sites: []taxonomy.SiteID{"shop"}, Then: []string{"c:products/{department}"}}}
