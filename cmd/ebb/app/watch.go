@@ -12,9 +12,6 @@ import (
 // watchEvery is how often a node looks whether what it depends on is so.
 const watchEvery = 20 * time.Second
 
-// maxClockSkew is how far this node's clock may be off the cluster's.
-const maxClockSkew = 2 * taxonomy.Second
-
 // clusterNotice is what a node found when it last looked at the cluster.
 type clusterNotice struct {
 	at       taxonomy.Millis
