@@ -89,3 +89,6 @@ func (a *App) secret(name string) (string, error) {
 	}
 	return s, nil
 }
+
+// Files are what partners hold and may have, and what they were sent.
+func (a *App) Files() *delivery.Deliverer { return a.deliverer }
