@@ -245,6 +245,7 @@ func New(o Options) (*API, error) {
 	a.operators()
 	a.auditing()
 	a.planning()
+	a.tries()
 	a.histories()
 	a.inspecting()
 	a.consents()

@@ -104,7 +104,7 @@ func TestEveryWriteIsInTheAuditLog(t *testing.T) {
 		c, ok := calls[name]
 		method, path, _ := strings.Cut(name, " ")
 		if !ok {
-			if !changesNothing[name] {
+			if !changesNothing[name] && !strings.HasSuffix(name, "/dry-run") {
 				t.Errorf("%s changes something: say here how it is called and what the log then says", name)
 			}
 			continue

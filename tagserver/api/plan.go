@@ -61,6 +61,93 @@ type (
 	}
 )
 
+// tries registers the dry runs of what can change members and has no richer one of
+// its own.
+func (a *API) tries() {
+	try(a, sources())
+	try(a, a.taxonomies())
+	try(a, a.destinations())
+	tryDeletion(a, sources())
+	tryDeletion(a, a.taxonomies())
+	tryDeletion(a, classifierRules())
+	tryDeletion(a, a.audiences("audiences", "audience", nil))
+	tryDeletion(a, a.destinations())
+}
+
+func (r *resource[T, R]) mayTry() tagserver.Right {
+	_, write := r.rights()
+	return tagserver.May(write.Scope, tagserver.OfAll) // its numbers are of the whole
+}
+
+func try[T, R any](a *API, r resource[T, R]) {
+	var body T
+	operate(a, op{method: http.MethodPost, path: "/" + r.path + "/{id}/dry-run", tag: r.path, right: r.mayTry(), ok: 200, errors: []int{409, 413, 415, 422, 503}, body: body, slow: true,
+		summary: "Say what a change of " + article(r.one) + " would do, without making it"},
+		func(ctx context.Context, in *dryRunIn) (*bodyOut[planView], error) {
+			now, err := a.world(ctx)
+			if err != nil {
+				return nil, a.fail("try "+r.name(in.ID), err)
+			}
+			d, faults, err := definableOf(r).read(now, "body", in.RawBody, in.ID)
+			if err != nil {
+				return nil, a.fail("try "+r.name(in.ID), err)
+			}
+			if len(faults) > 0 {
+				return nil, invalid("the "+r.one, faults)
+			}
+			return a.preview(ctx, &set{now: now}, []*draft{d}, "try "+r.name(in.ID))
+		})
+}
+
+func tryDeletion[T, R any](a *API, r resource[T, R]) {
+	operate(a, op{method: http.MethodPost, path: "/" + r.path + "/{id}/deletion/dry-run", tag: r.path, right: r.mayTry(), ok: 200, errors: []int{403, 404, 409, 422, 503}, slow: true,
+		summary: "Say what the deletion of " + article(r.one) + " would do, without making it"},
+		func(ctx context.Context, in *idIn) (*bodyOut[planView], error) {
+			what := "try to delete " + r.name(in.ID)
+			now, err := a.world(ctx)
+			if err == nil {
+				err = r.notBuiltin(in.ID)
+			}
+			var t *T
+			if err == nil {
+				t, _, err = r.find(now, in.ID)
+			}
+			var d *draft
+			if err == nil {
+				d, err = draftOf(now, r, t, r.path+"/"+in.ID)
+			}
+			if err != nil {
+				return nil, a.fail(what, err)
+			}
+			return a.preview(ctx, &set{now: now, gone: []*draft{d}}, nil, what)
+		})
+}
+
+// preview checks a set and says what it changes.
+func (a *API) preview(ctx context.Context, s *set, drafts []*draft, what string) (*bodyOut[planView], error) {
+	if err := s.lead(drafts); err != nil {
+		return nil, a.fail(what, err)
+	}
+	if err := s.check(a.definables(), drafts); err != nil {
+		return nil, a.fail(what, err)
+	}
+	if err := s.compare(drafts); err != nil {
+		return nil, a.fail(what, err)
+	}
+	return a.shownPlan(ctx, s)
+}
+
+// shownPlan counts what a set changes.
+func (a *API) shownPlan(ctx context.Context, s *set) (*bodyOut[planView], error) {
+	v := planView{Hash: s.hash, Changes: s.shown, Same: s.same}
+	r, err := a.o.Preview(ctx, s.next.snap)
+	if err != nil {
+		return nil, a.fail("count what the plan changes", err)
+	}
+	v.Reach = r.view()
+	return &bodyOut[planView]{v}, nil
+}
+
 // maxSet is how many bytes a set may have.
 const maxSet = 32 << 20
 
@@ -137,16 +224,22 @@ type definable struct {
 	kind defs.Kind
 	one  string
 	// read decodes one that was sent, keep one that is kept.
-	read func(w *world, at string, raw json.RawMessage) (*draft, []tagserver.ProblemError, error)
+	// The ID is the one it says, or id if it says none.
+	read func(w *world, at string, raw json.RawMessage, id string) (*draft, []tagserver.ProblemError, error)
 	keep func(w *world, doc defs.Doc) (*draft, error)
 }
 
 func definableOf[T, R any](r resource[T, R]) definable {
 	return definable{kind: r.kind, one: r.one,
-		read: func(w *world, at string, raw json.RawMessage) (*draft, []tagserver.ProblemError, error) {
+		read: func(w *world, at string, raw json.RawMessage, id string) (*draft, []tagserver.ProblemError, error) {
 			t := new(T)
 			if faults := decode(at, raw, t, r.readOnly); len(faults) > 0 {
 				return nil, faults, nil
+			}
+			if is := r.id(t); *is == "" {
+				*is = id
+			} else if id != "" && *is != id {
+				return nil, []tagserver.ProblemError{fault(at+".id", "%q is not the ID in the path, %q", cut(*is), id)}, nil
 			}
 			if *r.id(t) == "" {
 				return nil, []tagserver.ProblemError{fault(at+".id", "must not be empty")}, nil
@@ -214,7 +307,7 @@ func (a *API) readSet(ctx context.Context, body *planBody) (*set, error) {
 			faults = append(faults, fault(at+".definition", "is missing"))
 			continue
 		}
-		one, f, err := kinds[k].read(now, at+".definition", d.Definition)
+		one, f, err := kinds[k].read(now, at+".definition", d.Definition, "")
 		if err != nil {
 			return nil, err
 		}
@@ -453,13 +546,7 @@ func (a *API) plan(ctx context.Context, in *planIn) (*bodyOut[planView], error) 
 	if body.Hash != "" {
 		return nil, invalid("the set of definitions", []tagserver.ProblemError{fault("body.hash", "is for apply; a plan has one in its answer")})
 	}
-	v := planView{Hash: s.hash, Changes: s.shown, Same: s.same}
-	r, err := a.o.Preview(ctx, s.next.snap)
-	if err != nil {
-		return nil, a.fail("count what the plan changes", err)
-	}
-	v.Reach = r.view()
-	return &bodyOut[planView]{v}, nil
+	return a.shownPlan(ctx, s)
 }
 
 func (a *API) apply(ctx context.Context, in *planIn) (*bodyOut[applyView], error) {

@@ -333,3 +333,40 @@ type racing struct{ Definitions }
 func (racing) Apply(_ context.Context, _ string, _ []defs.Change) error {
 	return fmt.Errorf("apply: %w", retention.ErrConflict)
 }
+
+func TestADryRunOfAnyDefinitionChangesNothing(t *testing.T) {
+	s := newStage(t)
+	s.furnish()
+	var seen *defs.Snapshot
+	s.preview = func(next *defs.Snapshot) (*Reach, error) {
+		seen = next
+		return &Reach{AsOf: now, Audiences: []AudienceReach{{ID: "bees", Was: true, Is: true, Difference: Difference{Before: 1000, After: 400, Removed: 600}}, {ID: "not-bees", Was: true, Is: true}}}, nil
+	}
+	before := s.defs.Version()
+	var v planView
+	s.must(200, "POST", "/sources/own/dry-run", `{"party":1,"withdrawn":true}`).into(t, &v)
+	if !slices.Equal(v.says(), []string{"change source own"}) || len(v.Reach.Audiences) != 1 || v.Reach.Audiences[0].Removed.Shown != "600" || v.Reach.Unchanged != 1 {
+		t.Errorf("%+v", v)
+	}
+	if d, _ := seen.Get(defs.Source, "own"); !strings.Contains(string(d.Body), `"withdrawn":true`) {
+		t.Errorf("counted under %s", d.Body)
+	}
+	s.must(200, "POST", "/destinations/another/dry-run", `{"title":"Another","audiences":["bees"]}`).into(t, &v)
+	if !slices.Equal(v.says(), []string{"make destination another"}) {
+		t.Errorf("%v", v.says())
+	}
+	s.must(200, "POST", "/audiences/like-bees/deletion/dry-run", "").into(t, &v)
+	if _, is := seen.Get(defs.Audience, "like-bees"); is || !slices.Equal(v.says(), []string{"delete audience like-bees"}) {
+		t.Errorf("%v", v.says())
+	}
+	for _, path := range []string{"/taxonomies/mine/deletion/dry-run", "/audiences/bees/deletion/dry-run", "/sources/own/deletion/dry-run"} {
+		s.must(422, "POST", path, "") // in use
+	}
+	s.must(422, "POST", "/taxonomies/mine/dry-run", `{"title":"Mine","categories":[]}`)
+	s.must(422, "POST", "/sources/own/dry-run", `{"id":"other","party":1}`)
+	s.must(403, "POST", "/taxonomies/iab/deletion/dry-run", "")
+	s.must(404, "POST", "/rules/nobody/deletion/dry-run", "")
+	if s.defs.Version() != before {
+		t.Error("something was kept")
+	}
+}
