@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"sync"
 
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -66,10 +67,15 @@ func frameSum(f *retention.Frame, counts, payload []byte) uint32 {
 }
 
 // encodeFrame returns a frame's counts and payload.
-func encodeFrame(f *retention.Frame) (counts, payload []byte) {
+func encodeFrame(f *retention.Frame) (counts, payload []byte) { return encodeRaw(f, nil) }
+
+// encodeRaw is encodeFrame with the records' bytes, if they are known.
+func encodeRaw(f *retention.Frame, records []byte) (counts, payload []byte) {
 	counts = appendCounts([]byte{}, f.Counts)
 	kind := byte(kindRecords)
-	var raw []byte
+	scratch := frameScratch.Get().(*[]byte)
+	defer frameScratch.Put(scratch)
+	raw := (*scratch)[:0]
 	if f.Lost {
 		kind = kindLost
 		if f.Skipped {
@@ -80,13 +86,24 @@ func encodeFrame(f *retention.Frame) (counts, payload []byte) {
 			raw = taxonomy.AppendRecord(raw, &f.Records[i])
 		}
 	}
-	payload = append(make([]byte, 0, frameHead+s2.MaxEncodedLen(len(raw))+4), 'E', 'L', frameVersion, kind)
-	payload = binary.BigEndian.AppendUint32(payload, uint32(len(raw)))
-	if !f.Lost {
-		payload = append(payload, s2.Encode(nil, raw)...)
+	*scratch = raw
+	if records != nil {
+		raw = records
 	}
+	payload = make([]byte, frameHead+s2.MaxEncodedLen(len(raw))+4)
+	payload[0], payload[1], payload[2], payload[3] = 'E', 'L', frameVersion, kind
+	binary.BigEndian.PutUint32(payload[4:], uint32(len(raw)))
+	n := 0
+	if !f.Lost {
+		n = len(s2.Encode(payload[frameHead:], raw))
+	}
+	payload = payload[:frameHead+n]
 	return counts, binary.BigEndian.AppendUint32(payload, frameSum(f, counts, payload))
 }
+
+// frameScratch holds records before compression: each uploader needs one at a
+// time.
+var frameScratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // decodeFrame completes a frame that has its place, n and time.
 func decodeFrame(f *retention.Frame, counts, payload []byte) error {

@@ -39,7 +39,7 @@ type LogOptions struct {
 
 const (
 	quorumWait  = 500 * time.Millisecond // R3
-	uploadBatch = 4 << 20                // bytes of frames under way at once
+	uploadBatch = 512 << 10              // bytes of frames that are read at once: more would let the cluster rest
 	pacedFrom   = 256 << 10
 	renewAfter  = 5 * taxonomy.OneDay // of the 7 that a row lives (R5)
 )

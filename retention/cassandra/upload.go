@@ -182,8 +182,9 @@ func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
 	for ctx.Err() == nil {
 		grown, err := e.local.Grown(g)
 		var frames []retention.Frame
+		var raw [][]byte
 		if err == nil {
-			frames, err = l.localFrames(ctx, e, g, e.writer, from)
+			frames, raw, err = l.localRaw(ctx, e, g, from)
 		}
 		if ctx.Err() != nil || errors.Is(err, retention.ErrClosed) {
 			return
@@ -215,7 +216,7 @@ func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
 			wg.Go(func() {
 				defer func() { <-places }()
 				// On failure the same row again, the same bytes.
-				if !l.insist(ctx, e, "upload", func() error { return l.writeRow(ctx, f) }) {
+				if !l.insist(ctx, e, "upload", func() error { return l.writeRaw(ctx, f, raw[i]) }) {
 					return
 				}
 				e.mu.Lock()
@@ -252,14 +253,37 @@ func (l *Log) uploadFrames(ctx context.Context, frames []retention.Frame) (n int
 	return n, l.st.each(ctx, len(frames), func(ctx context.Context, i int) error { return l.writeRow(ctx, &frames[i]) })
 }
 
-// localFrames returns frames of one writer of this folder.
-func (l *Log) localFrames(ctx context.Context, e *era, g taxonomy.Group, id taxonomy.WriterID, from uint64) ([]retention.Frame, error) {
+// rawLog is a local log that gives frames without decoding their records: most of
+// what copying them costs this node.
+type rawLog interface {
+	Raw(ctx context.Context, g taxonomy.Group, from retention.Position, maxBytes int) ([]retention.Frame, [][]byte, error)
+}
+
+// localRaw returns frames of the own writer, with the bytes of their records
+// where the local log gives them.
+func (l *Log) localRaw(ctx context.Context, e *era, g taxonomy.Group, from uint64) ([]retention.Frame, [][]byte, error) {
+	local, ok := e.local.(rawLog)
+	if !ok {
+		frames, err := l.localFrames(ctx, e, g, e.writer, from)
+		return frames, make([][]byte, len(frames)), err
+	}
+	return local.Raw(ctx, g, e.only(e.writer, from), uploadBatch)
+}
+
+// only is the position from which a local log gives what one writer has beyond
+// from, and nothing of the others.
+func (e *era) only(id taxonomy.WriterID, from uint64) retention.Position {
 	at := retention.Position{e.writer: math.MaxInt64}
 	for w := range e.dead {
 		at[w] = math.MaxInt64
 	}
 	at[id] = from
-	return e.local.Follow(ctx, g, at, uploadBatch)
+	return at
+}
+
+// localFrames returns frames of one writer of this folder.
+func (l *Log) localFrames(ctx context.Context, e *era, g taxonomy.Group, id taxonomy.WriterID, from uint64) ([]retention.Frame, error) {
+	return e.local.Follow(ctx, g, e.only(id, from), uploadBatch)
 }
 
 // recover finds out, for each earlier writer of this folder, whether another

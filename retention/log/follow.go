@@ -1,6 +1,7 @@
 package log
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,30 @@ const (
 // holds no file open in between, and with nothing new it reads no file. A
 // position that lies within a frame gives the rest of that frame.
 func (l *Log) Follow(ctx context.Context, id taxonomy.Group, from retention.Position, maxBytes int) ([]retention.Frame, error) {
+	return l.follow(ctx, id, from, maxBytes, nil)
+}
+
+// Raw is Follow for whoever copies frames without a look at their records: those
+// of a whole frame come as their bytes, one record behind the other as
+// taxonomy.AppendRecord writes them, checked by the frame's checksum, and
+// Records is nil. raw has an element for each frame, nil where the frame is lost
+// or a part, whose Records are there then. The caller owns both.
+func (l *Log) Raw(ctx context.Context, id taxonomy.Group, from retention.Position, maxBytes int) (frames []retention.Frame, raw [][]byte, err error) {
+	if frames, err = l.follow(ctx, id, from, maxBytes, &raw); err != nil {
+		return nil, nil, err
+	}
+	return frames, align(raw, len(frames)), nil
+}
+
+// align makes raw as long as there are frames.
+func align(raw [][]byte, frames int) [][]byte {
+	for len(raw) < frames {
+		raw = append(raw, nil)
+	}
+	return raw
+}
+
+func (l *Log) follow(ctx context.Context, id taxonomy.Group, from retention.Position, maxBytes int, raws *[][]byte) ([]retention.Frame, error) {
 	g, err := l.group(id)
 	if err != nil {
 		return nil, fmt.Errorf("follow log: %w", err)
@@ -58,7 +83,7 @@ func (l *Log) Follow(ctx context.Context, id taxonomy.Group, from retention.Posi
 				frames = append(frames, g.hole(w, next, v.first-next, []view{v}))
 				next = v.first
 			}
-			if frames, budget, err = g.read(v, next, budget, frames); err != nil {
+			if frames, budget, err = g.read(v, next, budget, frames, raws); err != nil {
 				return nil, fmt.Errorf("follow log: %w", err)
 			}
 			if n := len(frames); n > 0 && frames[n-1].Writer == w.id {
@@ -102,8 +127,9 @@ func (g *group) hole(w *writer, first, n uint64, behind []view) retention.Frame 
 }
 
 // read appends the frames of a file from number next on. budget is how many
-// bytes may still be read; the first frame of all is read whatever it is.
-func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame) ([]retention.Frame, int64, error) {
+// bytes may still be read; the first frame of all is read whatever it is. raws,
+// if not nil, takes the records' bytes of whole frames, which are not decoded.
+func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame, raws *[][]byte) ([]retention.Frame, int64, error) {
 	g.mu.Lock()
 	m := v.nearest(next - 1)
 	g.mu.Unlock()
@@ -136,6 +162,7 @@ func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame
 		}
 		f := retention.Frame{Writer: v.writer, Group: v.group, First: it.first, N: int(it.n), Time: it.time, Counts: it.counts, Bytes: int(it.end - it.off)}
 		reason := "frame header"
+		var whole []byte
 		if it.bad {
 			if f.Counts, err = g.missing(v, it.off); err != nil {
 				return nil, 0, err
@@ -147,7 +174,9 @@ func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame
 				return nil, 0, err
 			}
 			raw, err := expand(pool.raw[:0], &it.header, v.salt, stored)
-			if err == nil {
+			if err == nil && raws != nil && it.first >= next {
+				whole = bytes.Clone(raw)
+			} else if err == nil {
 				f.Records, err = decode(raw, f.N)
 			}
 			if err == nil && it.codec == codecS2 {
@@ -165,6 +194,9 @@ func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame
 		m.off, m.next, m.time = w.off, w.next, w.time
 		if f.N == 0 || f.Last() < next {
 			continue
+		}
+		if raws != nil {
+			*raws = append(align(*raws, len(frames)), whole)
 		}
 		frames = append(frames, rest(f, next))
 		budget -= int64(f.Bytes)
