@@ -170,6 +170,21 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 		note(r, "")
 		answer(rw, 201, struct{}{})
 	})
+	m.HandleFunc("GET /api/v1/{kind}/{id}/versions", func(rw http.ResponseWriter, r *http.Request) {
+		old := json.RawMessage(`{"id":"x","kind":"rule","title":"x","rule":{"any":true}}`)
+		now := json.RawMessage(`{"id":"x","kind":"rule","title":"x","rule":{"list":"crm"}}`)
+		list(rw, versionDoc{3, w.now.Time(), now}, versionDoc{2, (w.now - taxonomy.OneDay).Time(), old})
+	})
+	m.HandleFunc("GET /api/v1/{kind}/{id}/diff", func(rw http.ResponseWriter, r *http.Request) {
+		to := r.URL.Query().Get("to")
+		answer(rw, 200, map[string]any{"from": map[string]int{"3": 2, "2": 0}[to], "to": 3, "fields": []any{map[string]any{"field": "rule.any", "before": true}, map[string]any{"field": "rule.list", "after": "crm <b>"}}})
+	})
+	m.HandleFunc("POST /api/v1/{kind}/{id}/rollback", func(rw http.ResponseWriter, r *http.Request) {
+		var in struct{ Version uint64 }
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		note(r, r.Header.Get("If-Match")+" "+number(in.Version))
+		answer(rw, 200, struct{}{})
+	})
 	ops := []operationDoc{{ID: "refold-2", Kind: "refold", State: "running", Progress: 0.4, Read: 48_000, Total: 120_000, Columns: 12}, {ID: "refold-1", Kind: "refold", State: "done", Progress: 1, Read: 9, Total: 9, Columns: 1}}
 	m.HandleFunc("GET /api/v1/operations", func(rw http.ResponseWriter, r *http.Request) {
 		if len(w.rules) == 0 {
@@ -187,7 +202,7 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 		}
 		missing(rw)
 	})
-	m.HandleFunc("POST /api/v1/operations/{id}/{verb}", func(rw http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST /api/v1/operations/{id}/cancel", func(rw http.ResponseWriter, r *http.Request) {
 		note(r, "")
 		answer(rw, 200, ops[0])
 	})
@@ -370,5 +385,23 @@ func TestASiteShowsItsConsentSettings(t *testing.T) {
 		if strings.Contains(shop, c.changed) {
 			t.Errorf("the shop says %q", c.changed)
 		}
+	}
+}
+
+func TestVersionsAreComparedAndBroughtBack(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	_, body := s.get(t, base+"/versions/audiences/wine")
+	for _, want := range []string{"From version 2 to 3", "Visitors who had any event in the last 90 days.", "Visitors who are on the list crm.", "<code>rule.list</code>", "crm &lt;b&gt;"} {
+		contains(t, body, want, "the versions")
+	}
+	_, body = s.get(t, base+"/versions/audiences/wine?to=2")
+	contains(t, body, "Version 2, the first", "the first version")
+	status, _, h := s.post(t, base+"/versions/audiences/wine", url.Values{"version": {"2"}, "tag": {`"3"`}})
+	if status != 303 || h.Get("Location") != base+"/audiences/wine" || len(w.asked) != 1 || w.asked[0] != `POST /api/v1/audiences/wine/rollback by admin: "3" 2` {
+		t.Errorf("status %d to %q, asked %q", status, h.Get("Location"), w.asked)
+	}
+	if status, _ = s.status(t, base+"/versions/nothing/wine"); status != 404 {
+		t.Errorf("of another kind: %d", status)
 	}
 }

@@ -21,6 +21,10 @@ func (c *Console) deliverTo(e echo.Context) (*page, error) {
 	switch do := field(e, "do"); do {
 	case "deliver":
 		_, no, err = c.ask(e, http.MethodPost, of+"/deliveries", nil, nil)
+	case "approve":
+		_, no, err = c.ask(e, http.MethodPost, of+"/approval", nil, nil)
+	case "replay":
+		_, no, err = c.ask(e, http.MethodPost, of+"/replay", nil, nil)
 	case "add", "drop":
 		// All of the destination goes back as it came: the form shows one field of it.
 		var d map[string]any

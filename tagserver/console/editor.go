@@ -103,6 +103,9 @@ func (c *condition) Fault(field string) string { return c.Faults[field] }
 // ID is the id and the name of a field.
 func (c *condition) ID(field string) string { return field + "." + strconv.Itoa(c.N) }
 
+// Place is where it stands, counted as people count.
+func (c *condition) Place() int { return c.N + 1 }
+
 // Ops are the operators, in the words of people.
 func (c *condition) Ops() []choice {
 	return []choice{{"eq", "is"}, {"in", "is one of"}, {"ne", "is there and is none of"}, {"prefix", "begins with"}, {"suffix", "ends with"},

@@ -214,6 +214,11 @@ func (w *world) paths() []string {
 			out = append(out, base+"/taxonomies/"+seg(t.ID)+"/"+seg(k.ID))
 		}
 	}
+	for i, a := range w.audiences {
+		if i < 2 {
+			out = append(out, base+"/versions/audiences/"+seg(string(a.ID)))
+		}
+	}
 	for _, r := range w.rules {
 		out = append(out, base+"/editor/"+seg(r.ID))
 	}
