@@ -173,11 +173,36 @@ func (l *Log) beatOnce(ctx context.Context, e *era) (closed bool, err error) {
 
 // upload copies the own writer's frames of a group, several side by side, and
 // each until it is at quorum. The mark follows where none is missing (R3).
+//
+// Who reads also encodes, ahead of those who send: as soon as one is answered the
+// next row is there, so what is under way stays Parallel.
 func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
+	rows := make(chan *sending, l.st.o.Parallel)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	places := make(chan struct{}, l.st.o.Parallel)
+	defer close(rows)
 	var queue []*sending // in order; guarded by e.mu
+	for range l.st.o.Parallel {
+		wg.Go(func() {
+			for s := range rows {
+				// On failure the same row again, the same bytes.
+				if !l.insist(ctx, e, "upload", func() error { return l.writeEncoded(ctx, s.frame, s.counts, s.payload) }) {
+					continue // the era has ended
+				}
+				e.mu.Lock()
+				s.done = true
+				for len(queue) > 0 && queue[0].done {
+					e.marks[g] = queue[0].frame.Last()
+					queue = queue[1:]
+					if len(queue) == 0 || !queue[0].done {
+						close(e.moved)
+						e.moved = make(chan struct{})
+					}
+				}
+				e.mu.Unlock()
+			}
+		})
+	}
 	from := uint64(0)
 	for ctx.Err() == nil {
 		grown, err := e.local.Grown(g)
@@ -203,36 +228,18 @@ func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
 		}
 		size := 0
 		for i := range frames {
-			f := &frames[i]
-			select {
-			case places <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			s := &sending{last: f.Last()}
+			s := &sending{frame: &frames[i]}
+			s.counts, s.payload = encodeRaw(s.frame, raw[i])
 			e.mu.Lock()
 			queue = append(queue, s)
 			e.mu.Unlock()
-			wg.Go(func() {
-				defer func() { <-places }()
-				// On failure the same row again, the same bytes.
-				if !l.insist(ctx, e, "upload", func() error { return l.writeRaw(ctx, f, raw[i]) }) {
-					return
-				}
-				e.mu.Lock()
-				defer e.mu.Unlock()
-				s.done = true
-				for len(queue) > 0 && queue[0].done {
-					e.marks[g] = queue[0].last
-					queue = queue[1:]
-					if len(queue) == 0 || !queue[0].done {
-						close(e.moved)
-						e.moved = make(chan struct{})
-					}
-				}
-			})
-			from = f.Last()
-			size += f.Bytes
+			select {
+			case rows <- s:
+			case <-ctx.Done():
+				return
+			}
+			from = s.frame.Last()
+			size += s.frame.Bytes
 		}
 		if size >= pacedFrom {
 			l.wait(ctx, time.Duration(size)*time.Second/time.Duration(l.o.UploadBytes))
@@ -242,8 +249,9 @@ func (l *Log) upload(ctx context.Context, e *era, g taxonomy.Group) {
 
 // sending is a frame that is on its way to the cluster.
 type sending struct {
-	last uint64
-	done bool
+	frame           *retention.Frame
+	counts, payload []byte
+	done            bool
 }
 
 func (l *Log) uploadFrames(ctx context.Context, frames []retention.Frame) (n int, err error) {

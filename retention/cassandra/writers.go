@@ -239,12 +239,11 @@ func (l *Log) forget(ctx context.Context) error {
 
 // writeRow writes a frame to event_log. Doing it again writes the same.
 func (l *Log) writeRow(ctx context.Context, f *retention.Frame) error {
-	return l.writeRaw(ctx, f, nil)
+	counts, payload := encodeFrame(f)
+	return l.writeEncoded(ctx, f, counts, payload)
 }
 
-// writeRaw is writeRow with the bytes of the frame's records, if they are known.
-func (l *Log) writeRaw(ctx context.Context, f *retention.Frame, records []byte) error {
-	counts, payload := encodeRaw(f, records)
+func (l *Log) writeEncoded(ctx context.Context, f *retention.Frame, counts, payload []byte) error {
 	return l.st.s.write(ctx, insertFrame, f.Writer[:], int(f.Group), int64(f.First>>chunkBits), int64(f.First), f.N, int64(f.Time), counts, len(payload), payload)
 }
 
