@@ -12,9 +12,12 @@ import (
 )
 
 type deliverCommand struct {
-	Now  deliverNow  `cmd:"" default:"withargs" help:"Deliver the current generation now, to one destination or to all."`
-	List deliverList `cmd:"" help:"List destinations, or the last deliveries to one."`
-	Key  deliverKey  `cmd:"" help:"Make a new key for a destination; the one before it is void."`
+	Now     deliverNow     `cmd:"" default:"withargs" help:"Deliver the current generation now, to one destination or to all."`
+	List    deliverList    `cmd:"" help:"List destinations, or the last deliveries to one."`
+	Status  deliverStatus  `cmd:"" help:"Say how a destination stands: what waits, and for what."`
+	Approve deliverApprove `cmd:"" help:"Let a change go out that is too large to go by itself."`
+	Replay  deliverReplay  `cmd:"" help:"Ask a receiver again at once, and forget its dead letters."`
+	Key     deliverKey     `cmd:"" help:"Make a new key for a destination; the one before it is void."`
 }
 
 // apiDelivery is a delivery as the API shows it.

@@ -97,6 +97,13 @@ type Destination struct {
 	// has since said no are gone within 24 h (R26): FullEvery is at most 24 h.
 	Every     Period `json:"every"`
 	FullEvery Period `json:"full_every"`
+	// Schedule is when it is delivered to, in cron's five fields (UTC), instead of
+	// whenever the server delivers. Every must be at least the longest time between
+	// two of these runs.
+	Schedule string `json:"schedule,omitempty"`
+	// HoldAbove is the share of the last full, in percent, above which a change
+	// waits for approval; 0 means DefaultHoldAbove, -1 never.
+	HoldAbove int `json:"hold_above,omitempty"`
 	// KeyHash is HashKey of the key by which the partner pulls. The key itself
 	// is shown once and kept nowhere.
 	KeyHash string `json:"key_hash,omitempty"`
@@ -228,6 +235,12 @@ func (d *Destination) Validate() error {
 	}
 	if d2.Every < minEvery || d2.Every > d2.FullEvery {
 		errs = append(errs, taxonomy.Invalid("every", "%s is not between %s and full_every (%s)", d2.Every, minEvery, d2.FullEvery))
+	}
+	if d.HoldAbove < -1 || d.HoldAbove > 1000 {
+		errs = append(errs, taxonomy.Invalid("hold_above", "%d is not a percentage of 1 to 1000, nor -1 for never", d.HoldAbove))
+	}
+	if len(d.Schedule) > 100 {
+		errs = append(errs, taxonomy.Invalid("schedule", "has %d bytes, at most 100 are allowed", len(d.Schedule)))
 	}
 	if n := d.Push.PerMinute; n < 0 || n > 6000 {
 		errs = append(errs, taxonomy.Invalid("push.per_minute", "%d is not between 0 and 6000", n))

@@ -57,6 +57,12 @@ type head struct {
 	Files      []File          `json:"files"` // one full and the deltas since, or the last of them
 	Runs       []Delivery      `json:"runs"`  // the newest last
 
+	// FullHeld is how many memberships the last full had; Hold is a change that
+	// waits, Approved when one was approved last.
+	FullHeld uint64          `json:"full_held,omitempty"`
+	Hold     *Hold           `json:"hold,omitempty"`
+	Approved taxonomy.Millis `json:"approved,omitempty"`
+
 	// What follows is of destinations that are pushed to.
 
 	Transport string `json:"transport,omitempty"`

@@ -225,11 +225,21 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if err != nil {
 		return run, nil, err
 	}
-	namer := d.namer(dest, src.View, t.ids)
-	next, e := Plan(ledger, &Input{
-		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
-		Target: t.held, IDs: t.ids, Name: namer,
-	})
+	plan := func(t *target) (*Ledger, Effects, func(int, uint32) (string, bool)) {
+		namer := d.namer(dest, src.View, t.ids)
+		next, e := Plan(ledger, &Input{
+			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
+			Target: t.held, IDs: t.ids, Name: namer,
+		})
+		return next, e, namer
+	}
+	next, e, namer := plan(t)
+	if run.Hold = tooMuch(h, dest, src.Generation, ledger, next, src.View.Shards(), clock); run.Hold != nil {
+		if t, err = gather(ctx, dest, heldBack(src.takenBy(d.o.Formats[dest.Format]), ledger, today), newest, today); err != nil {
+			return run, nil, err
+		}
+		next, e, namer = plan(t)
+	}
 	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
 
 	nh := *h
@@ -242,6 +252,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if e.Full {
 		nh.FullAt = clock
 	}
+	nh.heldBack(run.Hold, e.Full, next)
 	run.Result = ResultSame
 	var p *pending
 	if len(e.Removes) > 0 || e.added() > 0 {

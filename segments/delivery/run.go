@@ -52,6 +52,9 @@ type Delivery struct {
 	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
 	// Withheld are the audiences that may not be sent to this destination.
 	Withheld []Withheld `json:"withheld,omitempty"`
+	// Hold: the change was too large and waits; only what visitors' consent and
+	// erasures demand was said.
+	Hold *Hold `json:"hold,omitempty"`
 	// Of receivers that take a chunk first and work on it later: how many such
 	// jobs there were, how many have ended, and how many of them failed.
 	Jobs       int `json:"jobs,omitempty"`
@@ -141,11 +144,23 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if err != nil {
 		return run, err
 	}
-	namer := d.namer(dest, src.View, t.ids)
-	next, e := Plan(ledger, &Input{
-		Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
-		Target: t.held, IDs: t.ids, Name: namer,
-	})
+	plan := func(t *target) (*Ledger, Effects, func(int, uint32) (string, bool)) {
+		namer := d.namer(dest, src.View, t.ids)
+		next, e := Plan(ledger, &Input{
+			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
+			Target: t.held, IDs: t.ids, Name: namer,
+		})
+		return next, e, namer
+	}
+	next, e, namer := plan(t)
+	if !damaged {
+		if run.Hold = tooMuch(h, dest, g, ledger, next, src.View.Shards(), clock); run.Hold != nil {
+			if t, err = gather(ctx, dest, heldBack(src.takenBy(format), ledger, today), newest, today); err != nil {
+				return run, err
+			}
+			next, e, namer = plan(t)
+		}
+	}
 	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
 
 	nh := *h
@@ -156,6 +171,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if e.Full {
 		nh.Files = nil
 	}
+	nh.heldBack(run.Hold, e.Full, next)
 	run.Result = ResultSame
 	if !e.Empty() {
 		f, err := d.writeFile(ctx, dest, &nh, format, created, &e, next, namer, &run)

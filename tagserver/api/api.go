@@ -72,6 +72,9 @@ type Deliveries interface {
 	Deliver(context.Context, taxonomy.DestinationID) (delivery.Delivery, error)
 	Deliveries(context.Context, taxonomy.DestinationID) ([]delivery.Delivery, error)
 	Drop(context.Context, taxonomy.DestinationID) error
+	Standing(context.Context, taxonomy.DestinationID) (delivery.Standing, error)
+	Approve(context.Context, taxonomy.DestinationID) error
+	Replay(context.Context, taxonomy.DestinationID) error
 }
 
 // Account is what became of a site's events (P2).
@@ -240,6 +243,7 @@ func New(o Options) (*API, error) {
 	a.operations()
 	a.generations()
 	a.deliveries()
+	a.standings()
 	a.importing()
 	a.operating()
 	a.operators()

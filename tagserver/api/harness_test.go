@@ -133,6 +133,11 @@ func (deliveries) Deliver(_ context.Context, id taxonomy.DestinationID) (deliver
 func (deliveries) Deliveries(_ context.Context, id taxonomy.DestinationID) ([]delivery.Delivery, error) {
 	return []delivery.Delivery{{Destination: id, Generation: 3, At: now}, {Destination: id, Generation: 2, At: now - 1}}, nil
 }
+func (deliveries) Standing(context.Context, taxonomy.DestinationID) (delivery.Standing, error) {
+	return delivery.Standing{Held: 7, Allowed: 9, Hold: &delivery.Hold{At: now, Generation: 3, Changed: 40, Of: 100}, Letters: []delivery.Letter{{At: now, Name: "part-1", Key: "k", Rows: 3, Fault: "400"}}, At: now}, nil
+}
+func (deliveries) Approve(context.Context, taxonomy.DestinationID) error { return nil }
+func (deliveries) Replay(context.Context, taxonomy.DestinationID) error  { return nil }
 func (d deliveries) Drop(_ context.Context, id taxonomy.DestinationID) error {
 	d.s.dropped = append(d.s.dropped, id)
 	return nil

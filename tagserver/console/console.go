@@ -73,6 +73,8 @@ type Deliveries interface {
 	// Deliveries returns the last runs, the newest last.
 	Deliveries(context.Context, taxonomy.DestinationID) ([]delivery.Delivery, error)
 	Manifest(context.Context, taxonomy.DestinationID) (delivery.Manifest, error)
+	// Standing is what waits, and for what.
+	Standing(context.Context, taxonomy.DestinationID) (delivery.Standing, error)
 }
 
 // Options are what the console needs: everything up to Receipt must be set.

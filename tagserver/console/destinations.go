@@ -122,6 +122,10 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest of %s: %w", id, err)
 	}
+	st, err := c.o.Deliveries.Standing(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read how %s stands: %w", id, err)
+	}
 	g, err := c.generation(ctx)
 	if err != nil {
 		return nil, err
@@ -155,12 +159,13 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 	return &page{Template: "destination", Title: row.Title, Section: base + "/destinations", Data: struct {
 		destinationRow
 		Manifest delivery.Manifest
+		Standing delivery.Standing
 		Few      bool // it holds too few visitors for numbers
 		Members  []destinationAudience
 		URL      string
 		Words    map[string]string
 		Others   []choice // audiences that it does not get
 		No       *refusal
-	}{row, m, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords,
+	}{row, m, st, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords,
 		undelivered(c.o.Definitions.Audiences(), row.Audiences), refused(e)}}, nil
 }

@@ -86,6 +86,9 @@ func (w *world) Deliveries(_ context.Context, d taxonomy.DestinationID) ([]deliv
 	return w.runs[d], w.fail
 }
 
+func (w *world) Standing(context.Context, taxonomy.DestinationID) (delivery.Standing, error) {
+	return delivery.Standing{Hold: &delivery.Hold{At: w.now, Generation: 41, Changed: 4_000, Of: 10_000}, Backlog: 2, Removals: 3, Letters: []delivery.Letter{{At: w.now, Name: "part-7", Rows: 900, Fault: "the receiver answered 400"}}}, nil
+}
 func (w *world) Manifest(_ context.Context, d taxonomy.DestinationID) (delivery.Manifest, error) {
 	return w.manifests[d], w.fail
 }

@@ -83,6 +83,7 @@ type App struct {
 	current     atomic.Pointer[audience.Generation]
 	seg         *audience.Seg
 	deliverer   *delivery.Deliverer
+	dues        dues
 	building    sync.Mutex
 	refolding   sync.Mutex // held for a piece of a re-fold
 	swapping    sync.Mutex

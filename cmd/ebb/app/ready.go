@@ -17,7 +17,7 @@ const lagLimit = 2 * taxonomy.Minute
 
 // Ready says why the server should get no traffic, and what calls for an
 // operator.
-func (s *Server) Ready(context.Context) (faults, warnings []string) {
+func (s *Server) Ready(ctx context.Context) (faults, warnings []string) {
 	if !s.ready.Load() {
 		faults = append(faults, "the server is starting or stopping")
 	}
@@ -46,6 +46,7 @@ func (s *Server) Ready(context.Context) (faults, warnings []string) {
 		faults, warnings = append(faults, f...), append(warnings, w...)
 	}
 	warnings = append(warnings, s.matchWarnings()...)
+	warnings = append(warnings, s.holdWarnings(ctx)...)
 	if d := s.keys.Load().ExtendDue(s.env.millis().Day()); d <= warnKeysDays {
 		warnings = append(warnings, fmt.Sprintf("store keys end in %d days; run `ebb keys extend` and copy the file to all nodes", d))
 	}
@@ -60,6 +61,19 @@ func (s *Server) matchWarnings() (out []string) {
 	for _, m := range s.edge.MatchAlarms() {
 		out = append(out, fmt.Sprintf("destination %s: %d matches were refused on %s, since the cap %s was met: somebody may be spoiling its matches; see ebb_tagserver_matches_total, and raise sync.%s only if it is the partner itself",
 			m.Destination, m.Refused, m.Day, m.Cap, m.Cap))
+	}
+	return out
+}
+
+// holdWarnings says which destinations' changes wait for approval.
+func (s *Server) holdWarnings(ctx context.Context) (out []string) {
+	if s.deliverer == nil {
+		return nil
+	}
+	for _, d := range sorted(s.catalog.Load().destinations) {
+		if h, err := s.deliverer.Waiting(ctx, d.ID); err == nil && h != nil {
+			out = append(out, fmt.Sprintf("destination %s: a change of %d %% of the last full waits; look at its audiences, then approve it in the console or by `ebb deliver approve %s`", d.ID, h.Percent(), d.ID))
+		}
 	}
 	return out
 }

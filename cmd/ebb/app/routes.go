@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -89,7 +90,18 @@ func (s *Server) consoleOptions() console.Options {
 // deliveries is the App's and the deliverer's part of delivering, together.
 type deliveries struct{ a *App }
 
-func (d deliveries) Check(x *delivery.Destination) error { return d.a.deliverer.Check(x) }
+func (d deliveries) Check(x *delivery.Destination) error {
+	return errors.Join(d.a.deliverer.Check(x), checkTimes(x, d.a.env.Now()))
+}
+func (d deliveries) Standing(ctx context.Context, id taxonomy.DestinationID) (delivery.Standing, error) {
+	return d.a.deliverer.Standing(ctx, id)
+}
+func (d deliveries) Approve(ctx context.Context, id taxonomy.DestinationID) error {
+	return d.a.deliverer.Approve(ctx, id)
+}
+func (d deliveries) Replay(ctx context.Context, id taxonomy.DestinationID) error {
+	return d.a.deliverer.Replay(ctx, id)
+}
 func (d deliveries) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.Delivery, error) {
 	return d.a.Deliver(ctx, id)
 }

@@ -155,11 +155,19 @@ func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.
 	})
 }
 
-// DeliverAll delivers to every destination; one that fails does not stop the
-// others.
+// DeliverAll delivers to every destination, due or not; one that fails does not
+// stop the others.
 func (a *App) DeliverAll(ctx context.Context) error {
+	return a.deliverWhere(ctx, func(context.Context, *delivery.Destination) (bool, error) { return true, nil })
+}
+
+func (a *App) deliverWhere(ctx context.Context, due func(context.Context, *delivery.Destination) (bool, error)) error {
 	var errs []error
-	for id := range a.catalog.Load().destinations {
+	for id, d := range a.catalog.Load().destinations {
+		if ok, err := due(ctx, &d); err != nil || !ok {
+			errs = append(errs, err)
+			continue
+		}
 		done, err := a.Deliver(ctx, id)
 		if err != nil {
 			errs = append(errs, err)
@@ -169,6 +177,9 @@ func (a *App) DeliverAll(ctx context.Context) error {
 			a.log.Warn("a receiver does not take what it is sent; it is asked again", "destination", id, "generation", done.Generation,
 				"chunks", done.Chunks, "acknowledged", done.Acknowledged, "refused", done.Refused, "fault", done.Fault, "next", done.Next.Time())
 			continue
+		}
+		if h := done.Hold; h != nil {
+			a.log.Warn("a change is too large to go out by itself; `ebb deliver approve` lets it", "destination", id, "generation", done.Generation, "percent", h.Percent())
 		}
 		if done.Fault != "" {
 			a.log.Warn("a delivery met damage and made a full", "destination", id, "fault", done.Fault)
@@ -263,7 +274,7 @@ func (a *App) startDelivering(deliver Schedule) {
 			if !a.mayDeliver() {
 				return nil
 			}
-			return a.DeliverAll(ctx)
+			return a.DeliverDue(ctx)
 		})
 	})
 }
