@@ -88,9 +88,10 @@ func (s *Scorer) candidates(view audience.View, spec audience.LookalikeSpec) (*c
 	c := &columns{}
 	days := map[taxonomy.Trait]uint64{}
 	err = view.Columns(today.Oldest(), today, func(col taxonomy.Column, visitorDays uint64) {
-		if query.InUse(r, col.Source) {
+		t, until, ends := col.Trait.Ends()
+		if query.InUse(r, col.Source) && !(ends && until <= today) {
 			// The string may lie in a file that is unmapped with the view.
-			days[taxonomy.Trait(strings.Clone(string(col.Trait)))] += visitorDays
+			days[taxonomy.Trait(strings.Clone(string(t)))] += visitorDays
 		}
 	})
 	if err != nil {
@@ -116,7 +117,7 @@ func (s *Scorer) candidates(view audience.View, spec audience.LookalikeSpec) (*c
 			if strings.HasPrefix(string(t), "l:") && strings.HasSuffix(string(t), "=out") {
 				continue // says only that a list once had them
 			}
-			c.features = append(c.features, feature{trait: t, days: n, op: index.Operand{Kind: index.OpNewest, Columns: r.Columns(t), All: r.StatementColumns(key), AsOf: today}})
+			c.features = append(c.features, feature{trait: t, days: n, op: index.Operand{Kind: index.OpNewest, Columns: stating(t, r.StatementColumns(key), today), All: r.StatementColumns(key), AsOf: today}})
 		default:
 			c.features = append(c.features, feature{trait: t, days: n, op: index.Operand{Kind: index.OpCount, Columns: r.Columns(t), From: today.Oldest(), To: today, Unit: index.Events, Min: 1}})
 		}
@@ -129,6 +130,16 @@ func (s *Scorer) candidates(view audience.View, spec audience.LookalikeSpec) (*c
 	slices.SortFunc(c.features, byTrait)
 	slices.SortFunc(c.excluded, func(a, b Exclusion) int { return strings.Compare(string(a.Trait), string(b.Trait)) })
 	return c, nil
+}
+
+// stating returns the columns of a key that state t and have not ended today.
+func stating(t taxonomy.Trait, all []taxonomy.Column, today taxonomy.Day) (cs []taxonomy.Column) {
+	for _, c := range all {
+		if stated, until, ends := c.Trait.Ends(); stated == t && !(ends && until <= today) {
+			cs = append(cs, c)
+		}
+	}
+	return cs
 }
 
 // kin is all descendants of a category, and its ancestors if up is set.

@@ -1,6 +1,9 @@
 package taxonomy
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // Trait is what can be true of a visitor on a day. Its first letter says which
 // kind it is:
@@ -51,6 +54,31 @@ func (t Trait) Statement() (string, bool) {
 		return string(t[:i]), true
 	}
 	return "", false
+}
+
+// endMark stands between a statement and its own end: no value has control
+// characters.
+const endMark = '\x1f'
+
+// Ending is an attribute or a membership that holds only before a day (R16, "less
+// if stated"). It is a trait of its own, so that the index needs to know nothing
+// of ends: whoever asks for the newest statement sees that it is over.
+func (t Trait) Ending(until Day) Trait {
+	return t + Trait(endMark) + Trait(strconv.Itoa(int(until)))
+}
+
+// Ends returns what is stated, and the first day on which it no longer holds if
+// the statement has an end of its own.
+func (t Trait) Ends() (stated Trait, until Day, ends bool) {
+	i := strings.LastIndexByte(string(t), endMark)
+	if i < 0 {
+		return t, 0, false
+	}
+	n, err := strconv.ParseInt(string(t[i+1:]), 10, 32)
+	if err != nil {
+		return t, 0, false
+	}
+	return t[:i], Day(n), true
 }
 
 // Column is a trait from one source. The index stores columns, so that what a

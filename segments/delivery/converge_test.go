@@ -198,8 +198,8 @@ func converges(t *rapid.T) {
 		case "restore":
 			w.epoch, w.gen = w.epoch+1, 0
 		case "list":
-			if v := someone(); !v.gone && v.newest[colList] != 0 {
-				v.until[colList] = w.today() + taxonomy.Day(rapid.IntRange(-1, 40).Draw(t, "life"))
+			if v := someone(); !v.gone && v.newest[colList] != 0 { // R16: less if stated
+				w.lists(v, w.today()+taxonomy.Day(rapid.IntRange(0, 40).Draw(t, "life")))
 			}
 		}
 	}

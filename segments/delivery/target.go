@@ -3,6 +3,8 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/ebb-dmp/ebb/segments/audience"
@@ -35,14 +37,6 @@ type Source struct {
 type Withheld struct {
 	Audience taxonomy.AudienceID `json:"audience"`
 	Why      string              `json:"why"`
-}
-
-// Lives may be implemented by a view that knows when a statement (an attribute
-// or a list's membership) ends before its 90 days (R16).
-type Lives interface {
-	// Until returns the first day on which a visitor's newest statement in a
-	// column no longer holds, or false if it has none there.
-	Until(c taxonomy.Column, shard int, ordinal uint32) (taxonomy.Day, bool)
 }
 
 // target is everyone whom a destination must hold, before the floor.
@@ -237,18 +231,7 @@ type life struct {
 // else of any event; less if a statement ends sooner; and never past the day on
 // which the consent summary turns 30 days old.
 func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uint32, taxonomy.Day)) error {
-	columns, statements := positive, []taxonomy.Column(nil)
-	lives, ok := g.view.(Lives)
-	if ok {
-		columns = nil
-		for _, c := range positive {
-			if _, is := c.Trait.Statement(); is {
-				statements = append(statements, c)
-			} else {
-				columns = append(columns, c)
-			}
-		}
-	}
+	columns, ending := byEnd(positive)
 	// A browser's clock may be ahead by minutes, over midnight: tomorrow's day
 	// is looked at too.
 	to := g.today + 1
@@ -258,7 +241,7 @@ func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uin
 		o := it.Next()
 		if b := int(o / index.BlockSize); b != block {
 			block = b
-			if err := g.load(b, columns, from, to); err != nil {
+			if err := g.load(b, columns, ending, from, to); err != nil {
 				return err
 			}
 		}
@@ -266,16 +249,9 @@ func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uin
 		var until taxonomy.Day
 		if n := g.positive[i]; n > 0 {
 			until = to - taxonomy.Day(n-1) + taxonomy.RetentionDays
-		}
-		for _, c := range statements {
-			if d, ok := lives.Until(c, g.shard, o); ok {
-				until = max(until, d)
-			}
-		}
-		if n := g.fallback[i]; until == 0 && n > 0 {
+		} else if n := g.fallback[i]; n > 0 {
 			until = to - taxonomy.Day(n-1) + taxonomy.RetentionDays
-		}
-		if until == 0 {
+		} else {
 			continue
 		}
 		c, ok := g.view.Consent(g.shard, o)
@@ -289,16 +265,82 @@ func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uin
 	return nil
 }
 
-func (g *life) load(block int, columns []taxonomy.Column, from, to taxonomy.Day) error {
+// keyed is the columns of one statement key, by the end that they state; 0: none.
+type keyed map[taxonomy.Day][]taxonomy.Column
+
+// byEnd takes the keys out of columns that have a statement with an end of its own
+// (R16). There a newer day is no longer life, so the newest statement must be known.
+func byEnd(positive []taxonomy.Column) (columns []taxonomy.Column, ending []keyed) {
+	keys := map[string]keyed{}
+	for _, c := range positive {
+		if key, ok := c.Trait.Statement(); ok {
+			if _, _, ends := c.Trait.Ends(); ends {
+				keys[key] = keyed{}
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return positive, nil
+	}
+	for _, c := range positive {
+		key, _ := c.Trait.Statement()
+		k, ok := keys[key]
+		if !ok {
+			columns = append(columns, c)
+			continue
+		}
+		_, until, _ := c.Trait.Ends()
+		k[until] = append(k[until], c)
+	}
+	return columns, slices.Collect(maps.Values(keys))
+}
+
+func (g *life) load(block int, columns []taxonomy.Column, ending []keyed, from, to taxonomy.Day) error {
 	g.positive, g.fallback = [index.BlockSize]uint8{}, [index.BlockSize]uint8{}
 	if len(columns) > 0 {
 		if err := g.view.Newest(g.shard, block, columns, from, to, &g.positive); err != nil {
 			return fmt.Errorf("read newest days: %w", err)
 		}
 	}
+	for _, k := range ending {
+		if err := g.ends(block, k, from, to); err != nil {
+			return err
+		}
+	}
 	if len(g.any) > 0 {
 		if err := g.view.Newest(g.shard, block, g.any, from, to, &g.fallback); err != nil {
 			return fmt.Errorf("read newest days: %w", err)
+		}
+	}
+	return nil
+}
+
+// ends lets the newest statement of a key count: one that ends before its 90 days
+// as if it had been made so much earlier. Of two of one day the sooner end counts.
+func (g *life) ends(block int, k keyed, from, to taxonomy.Day) error {
+	var age, newest, life [index.BlockSize]uint8
+	for until, columns := range k {
+		if err := g.view.Newest(g.shard, block, columns, from, to, &age); err != nil {
+			return fmt.Errorf("read newest days: %w", err)
+		}
+		for i, n := range age {
+			if n == 0 || newest[i] > 0 && n > newest[i] {
+				continue
+			}
+			as := n
+			if until != 0 {
+				// An end that has come is as old as can be.
+				as = uint8(min(max(int(n), int(to+taxonomy.RetentionDays+1-until)), 255))
+			}
+			if newest[i] == n {
+				as = max(as, life[i])
+			}
+			newest[i], life[i] = n, as
+		}
+	}
+	for i, n := range life {
+		if n > 0 && (g.positive[i] == 0 || n < g.positive[i]) {
+			g.positive[i] = n
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,7 +40,6 @@ type visitor struct {
 	key      taxonomy.VisitorKey
 	ordinal  uint32
 	newest   map[taxonomy.Column]taxonomy.Day
-	until    map[taxonomy.Column]taxonomy.Day // statements
 	consent  taxonomy.Consent
 	match    string
 	synced   taxonomy.Day
@@ -87,7 +87,7 @@ func newWorld(visitors int) *world {
 func (w *world) add(i int) *visitor {
 	h := sha256.Sum256([]byte(fmt.Sprint("visitor", i)))
 	v := &visitor{
-		newest: map[taxonomy.Column]taxonomy.Day{}, until: map[taxonomy.Column]taxonomy.Day{},
+		newest: map[taxonomy.Column]taxonomy.Day{},
 		member: map[taxonomy.AudienceID]bool{},
 	}
 	copy(v.key[:], h[:])
@@ -105,7 +105,24 @@ func (w *world) sees(v *visitor, c taxonomy.Column) {
 	v.newest[c], v.newest[colAny] = w.today(), w.today()
 	v.consent = taxonomy.Consent{Day: w.today(), Purposes: taxonomy.MayAll}
 	if c == colList {
-		v.until[c] = w.today() + taxonomy.RetentionDays
+		w.lists(v, 0)
+	}
+}
+
+// lists states today that a visitor is on the list, with an end of its own if
+// there is one (R16). A day keeps its last statement.
+func (w *world) lists(v *visitor, until taxonomy.Day) {
+	for c, d := range v.newest {
+		if key, ok := c.Trait.Statement(); ok && key == "l:vip" && d == w.today() {
+			delete(v.newest, c)
+		}
+	}
+	c := colList
+	if until != 0 {
+		c.Trait = c.Trait.Ending(until)
+	}
+	if v.newest[c] = w.today(); !slices.Contains(w.positive["vip"], c) {
+		w.positive["vip"] = append(w.positive["vip"], c)
 	}
 }
 
@@ -126,8 +143,16 @@ func (w *world) until(v *visitor, a taxonomy.AudienceID) taxonomy.Day {
 			continue
 		}
 		e := d + 90
-		if u, ok := v.until[c]; ok {
-			e = u
+		if key, ok := c.Trait.Statement(); ok {
+			if slices.ContainsFunc(w.positive[a], func(o taxonomy.Column) bool {
+				k, _ := o.Trait.Statement()
+				return k == key && v.newest[o] > d
+			}) {
+				continue // a newer statement decides (R16)
+			}
+			if _, u, ends := c.Trait.Ends(); ends {
+				e = min(e, u)
+			}
 		}
 		end = max(end, e)
 	}
@@ -215,12 +240,9 @@ func (w *world) view() *view {
 	}
 	for _, o := range w.visitors {
 		n := *o
-		n.newest, n.until = map[taxonomy.Column]taxonomy.Day{}, map[taxonomy.Column]taxonomy.Day{}
+		n.newest = map[taxonomy.Column]taxonomy.Day{}
 		for k, d := range o.newest {
 			n.newest[k] = d
-		}
-		for k, d := range o.until {
-			n.until[k] = d
 		}
 		c.visitors = append(c.visitors, &n)
 		if !n.dropped {
@@ -286,18 +308,6 @@ func (v *view) Columns(from, to taxonomy.Day, fn func(taxonomy.Column, uint64)) 
 		fn(c, 1)
 	}
 	return nil
-}
-
-func (v *view) Until(c taxonomy.Column, shard int, ordinal uint32) (taxonomy.Day, bool) {
-	x := v.at[shard][ordinal]
-	if x == nil {
-		return 0, false
-	}
-	if d, ok := x.newest[c]; !ok || d <= v.w.today()-taxonomy.RetentionDays {
-		return 0, false
-	}
-	u, ok := x.until[c]
-	return u, ok
 }
 
 func (v *view) Key(shard int, ordinal uint32) (taxonomy.VisitorKey, bool) {

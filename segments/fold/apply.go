@@ -105,6 +105,8 @@ func (s *State) consent(sh *shard, o uint32, received taxonomy.Millis, c taxonom
 }
 
 // statement keeps a day's newest value of a key: by time, then by ID (R16, R8).
+// One that ends before its 90 days is kept as such (taxonomy.Trait.Ending), so
+// that the day's column says so too.
 func (s *State) statement(sh *shard, o uint32, r *taxonomy.Record) {
 	st := r.Statement
 	key, ok := st.Trait.Statement()
@@ -112,14 +114,18 @@ func (s *State) statement(sh *shard, o uint32, r *taxonomy.Record) {
 	if !ok || day.Expired(s.clock) {
 		return
 	}
+	trait := st.Trait
+	if st.Until != 0 && st.Until < day+taxonomy.RetentionDays {
+		trait = trait.Ending(max(st.Until, day))
+	}
 	place := statementPlace{r.Visitor, day, r.Source, key}
 	if have, ok := s.newest.get(place); ok {
 		if c := cmp.Compare(st.Time, have.at); c < 0 || c == 0 && bytes.Compare(st.ID[:], have.id[:]) <= 0 {
 			return
 		}
 	}
-	s.newest.put(place, statement{st.Time, st.ID, st.Trait})
-	col := s.columns.intern(r.Source, st.Trait)
+	s.newest.put(place, statement{st.Time, st.ID, trait})
+	col := s.columns.intern(r.Source, trait)
 	sh.said[saidKey{day, o, r.Source, key}] = col
 	in := &sh.touched[len(sh.touched)-1]
 	in.visitors[o] = append(in.visitors[o], dayColumn{day, col})

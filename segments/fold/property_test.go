@@ -60,6 +60,9 @@ func drawHistory(t *rapid.T) history {
 			r.Kind, r.Returning = taxonomy.RecordAttribute, true
 			r.Statement = &taxonomy.Statement{ID: taxonomy.EventID{byte(i)}, Time: now - taxonomy.Millis(rapid.IntRange(0, 2).Draw(t, "said"))*taxonomy.Hour*20,
 				Trait: taxonomy.AttributeTrait("age", rapid.SampledFrom([]string{"18-24", "25-34"}).Draw(t, "value"))}
+			if rapid.Bool().Draw(t, "ends") { // R16: a life of its own
+				r.Statement.Until = now.Day() + taxonomy.Day(rapid.SampledFrom([]int{0, 1, 2, 88, 90}).Draw(t, "until"))
+			}
 		case kind == 10:
 			r.Kind, r.Returning = taxonomy.RecordMatch, true
 			r.Match = &taxonomy.Match{Destination: "dsp", ID: rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "id")}
@@ -153,7 +156,11 @@ func naive(h history, rules Classifier) answers {
 		}
 	}
 	for v, s := range said {
-		a.Newest[v] = string(s.Trait)
+		tr, day := s.Trait, s.Time.Day()
+		if s.Until != 0 && s.Until < day+90 {
+			tr = tr.Ending(max(s.Until, day))
+		}
+		a.Newest[v] = string(tr)
 	}
 	for k, at := range claims { // a pair is a match if no claim of either is newer
 		best := true
@@ -178,7 +185,14 @@ func read(t *rapid.T, w *world, f *Fold, v *View) answers {
 			a.Facts[fa] = n
 		}
 	}
-	young, old := taxonomy.Column{Source: "web", Trait: taxonomy.AttributeTrait("age", "18-24")}, taxonomy.Column{Source: "web", Trait: taxonomy.AttributeTrait("age", "25-34")}
+	var ages []taxonomy.Column
+	if err := v.Columns(v.Clock().Day().Oldest(), v.Clock().Day(), func(c taxonomy.Column, _ uint64) {
+		if key, ok := c.Trait.Statement(); ok && key == "a:age" {
+			ages = append(ages, c)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 5 {
 		k := visitorKey(i)
 		shard, o, ok := v.Ordinal(k)
@@ -194,9 +208,9 @@ func read(t *rapid.T, w *world, f *Fold, v *View) answers {
 		if id, _, ok := v.MatchID("dsp", shard, o); ok {
 			a.Matches[k] = id
 		}
-		for _, c := range []taxonomy.Column{young, old} {
+		for _, c := range ages {
 			var words index.Words
-			op := &index.Operand{Kind: index.OpNewest, Columns: []taxonomy.Column{c}, All: []taxonomy.Column{young, old}, AsOf: v.Clock().Day()}
+			op := &index.Operand{Kind: index.OpNewest, Columns: []taxonomy.Column{c}, All: ages, AsOf: v.Clock().Day()}
 			if _, err := v.Leaf(shard, 0, op, &words); err != nil {
 				t.Fatal(err)
 			}

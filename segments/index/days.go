@@ -95,7 +95,7 @@ func (d Days) countDays(block int, op *Operand, counts *[BlockSize]uint8) {
 func (d Days) newestStatement(block int, op *Operand, dst *Words) {
 	var all, yes, decided Words
 	sources := SourcesOf(op.All)
-	for day := op.AsOf; day >= op.AsOf.Oldest(); day-- {
+	for day := op.AsOf; day >= max(op.AsOf.Oldest(), op.From); day-- {
 		layers := d[day]
 		if len(layers) == 0 {
 			continue

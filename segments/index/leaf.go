@@ -53,7 +53,7 @@ type Operand struct {
 	Kind    OperandKind
 	Columns []taxonomy.Column // OpCount, OpNewest; sorted
 	All     []taxonomy.Column // OpNewest; sorted
-	From    taxonomy.Day      // OpCount, included
+	From    taxonomy.Day      // OpCount, included; OpNewest: nothing before it, if it is not 0
 	To      taxonomy.Day      // OpCount, included
 	Unit    Unit              // OpCount
 	Min     uint8             // OpCount: 1..255
@@ -93,7 +93,7 @@ func (o *Operand) Key() string {
 		fmt.Fprintf(&b, "count %d..%d %d %s ", o.From, o.To, o.Min, o.Unit)
 		cols(o.Columns)
 	case OpNewest:
-		fmt.Fprintf(&b, "newest %d ", o.AsOf)
+		fmt.Fprintf(&b, "newest %d..%d ", o.From, o.AsOf)
 		cols(o.Columns)
 		b.WriteString("of ")
 		cols(o.All)

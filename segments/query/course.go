@@ -47,15 +47,27 @@ func Courses(ctx context.Context, leaves index.Leaves, today taxonomy.Day, r Res
 	return out, nil
 }
 
+// Named returns each trait that an expression itself names, with the sources that
+// count, without those of the audiences nested in it.
+func Named(e Expr) (named []Step) {
+	walk("", e, func(_ string, e Expr) {
+		switch e := e.(type) {
+		case Trait:
+			named = append(named, Step{Trait: e.Trait, Sources: e.Sources})
+		case Sequence:
+			named = append(named, e.Steps...)
+		}
+	})
+	return named
+}
+
 // Traits returns the traits that an expression itself names, sorted, without those
 // of the audiences nested in it.
 func Traits(e Expr) []taxonomy.Trait {
 	var out []taxonomy.Trait
-	walk("", e, func(_ string, e Expr) {
-		if t, ok := e.(Trait); ok {
-			out = append(out, t.Trait)
-		}
-	})
+	for _, n := range Named(e) {
+		out = append(out, n.Trait)
+	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }

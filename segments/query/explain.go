@@ -218,12 +218,20 @@ func (x *explainer) why(path string, e Expr) {
 		x.anyEvents(path)
 	case Trait:
 		x.whyTrait(path, &e)
+	case Sequence:
+		x.whySequence(path, &e)
+	case AsOf:
+		defer func(today taxonomy.Day) { x.today = today }(x.today)
+		x.today = e.from(x.today)
+		if x.today < x.p.today.Oldest() {
+			x.say(path, OutsideLife, "%s is before the days that are kept, %s to %s", x.today, x.p.today.Oldest(), x.p.today)
+			return
+		}
+		x.why(join(path, "of"), e.Of)
 	case Attribute:
-		key, _ := e.traits()
-		x.whyStatement(path, "attribute "+e.Key, key)
+		x.whyStatement(path, "attribute "+e.Key, e.key())
 	case List:
-		key, _ := e.traits()
-		x.whyStatement(path, "list "+string(e.List), key)
+		x.whyStatement(path, "list "+string(e.List), e.key())
 	case Audience:
 		if rule, _ := x.r.Audience(e.ID); rule != nil {
 			x.why(join(path, "audience"), rule)
@@ -250,7 +258,7 @@ func (x *explainer) whyAnd(path string, a And) {
 
 // anyEvents says so if there is no event at all, and reports whether there is.
 func (x *explainer) anyEvents(path string) bool {
-	if len(x.r.Columns(taxonomy.TraitAny)) > 0 {
+	if any := x.r.Columns(taxonomy.TraitAny); len(any) > 0 && x.within(any, x.p.today.Oldest(), x.today) {
 		return true
 	}
 	x.say(path, NoEvents, "no visitor has an event in the 90 days to %s from a source in use", x.today)
@@ -277,7 +285,7 @@ func (x *explainer) whyTrait(path string, t *Trait) {
 		x.say(path, UnknownTrait, "no visitor had %s on any of the 90 days to %s: check its spelling, or the rules that give it", t.Trait, x.today)
 		return
 	}
-	from, to, ok := t.Window.Range(x.today)
+	from, to, ok := t.Window.asOf(x.today, x.p.today.Oldest())
 	switch {
 	case !ok && t.Min > 0:
 		x.say(path, OutsideLife, "the window %s has no day of those that are kept, %s to %s", t.Window, x.today.Oldest(), x.today)
@@ -288,6 +296,21 @@ func (x *explainer) whyTrait(path string, t *Trait) {
 	default:
 		x.say(path, OutOfBounds, "visitors had %s, but none within the bounds: %s", t.Trait, describeTrait(t))
 	}
+}
+
+// whySequence says which step alone has nobody; else it is their order.
+func (x *explainer) whySequence(path string, s *Sequence) {
+	for i, st := range s.Steps {
+		t := Had(st.Trait)
+		t.Sources, t.Window = st.Sources, s.Window
+		cols := columnsOf(x.r, &t)
+		from, to, ok := s.Window.asOf(x.today, x.p.today.Oldest())
+		if !ok || to < x.first || !x.within(cols, from, to) {
+			x.whyTrait(nth(path, "sequence", i), &t)
+			return
+		}
+	}
+	x.say(path, OutOfBounds, "there are visitors with each step, but none with all of them in this order, each on a later day than the one before: %s", Text(*s))
 }
 
 func names(ids []taxonomy.SourceID) string {

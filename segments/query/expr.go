@@ -24,10 +24,16 @@ const (
 	// "any number" (R14).
 	MaxMin = 255
 	MaxMax = 254
+	// MaxSteps is the longest sequence; each of its steps counts as stepNodes
+	// nodes, for it asks every day of the window.
+	MaxSteps  = 8
+	stepNodes = 10
+	// MaxWithin is the longest way between two steps of a sequence, in days.
+	MaxWithin = taxonomy.RetentionDays - 1
 )
 
 // Expr is a question that each visitor answers with yes or no: one of And, Or,
-// Not, Trait, Attribute, List, Audience and Any. Expressions are values; whoever
+// Not, Trait, Sequence, Attribute, List, Audience, AsOf and Any. Expressions are values; whoever
 // is handed one must not change its slices.
 type Expr interface {
 	// kind is the key that names the node in JSON.
@@ -68,11 +74,66 @@ type Trait struct {
 // day that is kept. 0 ≤ Min ≤ Max ≤ 89.
 type Recency struct{ Min, Max int }
 
+// Sequence is true of the visitors that had the traits of its steps in that
+// order, each on a later day than the one before. What happened within one day
+// has no order: it is not kept.
+type Sequence struct {
+	Steps  []Step // 2..MaxSteps
+	Window Window // in which all steps lie
+}
+
+// Step is one thing of a sequence.
+type Step struct {
+	Trait   taxonomy.Trait
+	Sources []taxonomy.SourceID // as in Trait
+	// Within is how many days after the step before it lies at most: 1 is the
+	// day after. 1..MaxWithin; 0 for the first step.
+	Within int
+}
+
 // Attribute is true of the visitors whose newest statement of a key is one of
-// In (sorted, at least one). It has no window (R16).
+// In (sorted, at least one), or a number within Range. It has no window (R16).
 type Attribute struct {
-	Key string
-	In  []string
+	Key   string
+	In    []string
+	Range *Range // nil: In decides
+}
+
+// Range is the numbers between two bounds, of which at least one is set.
+type Range struct{ Low, High Bound }
+
+// Bound is one end of a Range. The zero value is none.
+type Bound struct {
+	Set   bool
+	Value float64 // within ±1e15
+	Open  bool    // Value itself is outside
+}
+
+// Has reports whether a number lies in the range.
+func (r *Range) Has(v float64) bool {
+	if l := r.Low; l.Set && (v < l.Value || l.Open && v == l.Value) {
+		return false
+	}
+	h := r.High
+	return !h.Set || v < h.Value || !h.Open && v == h.Value
+}
+
+// AsOf is true of the visitors of whom Of was true at the end of an earlier day:
+// windows end on it, statements and events after it are not yet known. Nothing
+// older than the 90 days to today is seen, and who may be in an audience at all
+// is always asked as of today. Within another AsOf it goes further back.
+type AsOf struct {
+	Ago int          // days before today, 1..89; 0 if Day is set
+	Day taxonomy.Day // 0: Ago decides; a day still to come is today
+	Of  Expr
+}
+
+// from returns the day that is meant where at is today.
+func (e *AsOf) from(at taxonomy.Day) taxonomy.Day {
+	if e.Day != 0 {
+		return min(e.Day, at)
+	}
+	return at - taxonomy.Day(e.Ago)
 }
 
 // List is true of the members of a static list (R16).
@@ -87,7 +148,9 @@ func (Or) kind() string        { return "or" }
 func (Not) kind() string       { return "not" }
 func (Any) kind() string       { return "any" }
 func (Trait) kind() string     { return "trait" }
+func (Sequence) kind() string  { return "sequence" }
 func (Attribute) kind() string { return "attribute" }
+func (AsOf) kind() string      { return "as_of" }
 func (List) kind() string      { return "list" }
 func (Audience) kind() string  { return "audience" }
 
@@ -104,10 +167,15 @@ func LastDays(n int) Window { return Window{Days: n} }
 // Range returns the days of the window that can be read when it is today:
 // never more than the 90 days to today. ok is false if there are none.
 func (w Window) Range(today taxonomy.Day) (from, to taxonomy.Day, ok bool) {
+	return w.asOf(today, today.Oldest())
+}
+
+// asOf is Range where today is at, and nothing before oldest is kept.
+func (w Window) asOf(at, oldest taxonomy.Day) (from, to taxonomy.Day, ok bool) {
+	from, to = max(w.From, oldest), min(w.To, at)
 	if w.Days > 0 {
-		return today - taxonomy.Day(w.Days-1), today, true
+		from, to = max(at-taxonomy.Day(w.Days-1), oldest), at
 	}
-	from, to = max(w.From, today.Oldest()), min(w.To, today)
 	return from, to, from <= to
 }
 
@@ -139,11 +207,11 @@ type checker struct {
 }
 
 func (c *checker) expr(path string, e Expr, depth int) {
-	c.nodes++
-	if c.nodes == MaxNodes+1 {
-		c.faults.add(path, "the expression has more than %d nodes; split it into audiences of its own", MaxNodes)
-	}
-	if c.nodes > MaxNodes {
+	fits := c.nodes <= MaxNodes
+	if c.nodes += weight(e); c.nodes > MaxNodes {
+		if fits {
+			c.faults.add(path, "the expression has more than %d nodes; split it into audiences of its own", MaxNodes)
+		}
 		return
 	}
 	if depth > MaxDepth {
@@ -160,6 +228,16 @@ func (c *checker) expr(path string, e Expr, depth int) {
 	case Any:
 	case Trait:
 		c.trait(path, &e)
+	case Sequence:
+		c.sequence(path, &e)
+	case AsOf:
+		switch {
+		case e.Day != 0 && e.Ago != 0:
+			c.faults.add(join(path, "as_of"), "has both a day and a number of days")
+		case e.Day == 0 && (e.Ago < 1 || e.Ago >= taxonomy.RetentionDays):
+			c.faults.add(join(path, "as_of"), "%d days ago is not within 1 to %d", e.Ago, taxonomy.RetentionDays-1)
+		}
+		c.expr(join(path, "of"), e.Of, depth+1)
 	case Attribute:
 		c.attribute(path, &e)
 	case List:
@@ -189,28 +267,8 @@ func (c *checker) trait(path string, t *Trait) {
 	if why := badTrait(t.Trait); why != "" {
 		c.faults.add(at("trait"), "%.80q %s", string(t.Trait), why)
 	}
-	if t.Sources != nil && len(t.Sources) == 0 {
-		c.faults.add(at("sources"), "name at least one, or leave it out for all in use")
-	}
-	for i, s := range t.Sources {
-		if err := taxonomy.CheckSlug("source", string(s)); err != nil {
-			c.faults.add(at("sources")+"["+strconv.Itoa(i)+"]", "%v", err)
-		}
-		if i > 0 && t.Sources[i-1] >= s {
-			c.faults.add(at("sources")+"["+strconv.Itoa(i)+"]", "%q is repeated or out of order", s)
-		}
-	}
-	w := t.Window
-	switch {
-	case w.Days < 0 || w.Days > taxonomy.RetentionDays:
-		c.faults.add(at("window"), "%dd is not within 1d to %dd", w.Days, taxonomy.RetentionDays)
-	case w.Days > 0 && (w.From != 0 || w.To != 0):
-		c.faults.add(at("window"), "has both a number of days and a range")
-	case w.Days == 0 && w.From > w.To:
-		c.faults.add(at("window"), "ends (%s) before it begins (%s)", w.To, w.From)
-	case w.Days == 0 && w.To-w.From >= taxonomy.RetentionDays:
-		c.faults.add(at("window"), "is %d days long; at most %d are kept", w.To-w.From+1, taxonomy.RetentionDays)
-	}
+	c.sources(at("sources"), t.Sources)
+	c.window(at("window"), t.Window)
 	if t.Min < 0 || t.Min > MaxMin {
 		c.faults.add(at("min"), "%d is not within 0 to %d", t.Min, MaxMin)
 	}
@@ -237,9 +295,103 @@ func (c *checker) trait(path string, t *Trait) {
 	}
 }
 
+func (c *checker) sources(at string, ids []taxonomy.SourceID) {
+	if ids != nil && len(ids) == 0 {
+		c.faults.add(at, "name at least one, or leave it out for all in use")
+	}
+	for i, s := range ids {
+		if err := taxonomy.CheckSlug("source", string(s)); err != nil {
+			c.faults.add(at+"["+strconv.Itoa(i)+"]", "%v", err)
+		}
+		if i > 0 && ids[i-1] >= s {
+			c.faults.add(at+"["+strconv.Itoa(i)+"]", "%q is repeated or out of order", s)
+		}
+	}
+}
+
+func (c *checker) window(at string, w Window) {
+	switch {
+	case w.Days < 0 || w.Days > taxonomy.RetentionDays:
+		c.faults.add(at, "%dd is not within 1d to %dd", w.Days, taxonomy.RetentionDays)
+	case w.Days > 0 && (w.From != 0 || w.To != 0):
+		c.faults.add(at, "has both a number of days and a range")
+	case w.Days == 0 && w.From > w.To:
+		c.faults.add(at, "ends (%s) before it begins (%s)", w.To, w.From)
+	case w.Days == 0 && w.To-w.From >= taxonomy.RetentionDays:
+		c.faults.add(at, "is %d days long; at most %d are kept", w.To-w.From+1, taxonomy.RetentionDays)
+	}
+}
+
+func (c *checker) sequence(path string, s *Sequence) {
+	at := join(path, "sequence")
+	if n := len(s.Steps); n < 2 || n > MaxSteps {
+		c.faults.add(at, "has %d steps; want 2 to %d", n, MaxSteps)
+		return
+	}
+	for i, st := range s.Steps {
+		step := at + "[" + strconv.Itoa(i) + "]"
+		if why := badTrait(st.Trait); why != "" {
+			c.faults.add(join(step, "trait"), "%.80q %s", string(st.Trait), why)
+		}
+		c.sources(join(step, "sources"), st.Sources)
+		switch {
+		case i == 0 && st.Within != 0:
+			c.faults.add(join(step, "within_days"), "the first step has none before it")
+		case i > 0 && (st.Within < 1 || st.Within > MaxWithin):
+			c.faults.add(join(step, "within_days"), "%d is not within 1 (the day after) to %d", st.Within, MaxWithin)
+		}
+	}
+	c.window(join(path, "window"), s.Window)
+}
+
+// weight is how many nodes an expression counts as, without what lies below it.
+func weight(e Expr) int {
+	if s, ok := e.(Sequence); ok {
+		return stepNodes * max(len(s.Steps), 1)
+	}
+	return 1
+}
+
+// maxNumber bounds the numbers of a Range, so that they are written without an
+// exponent.
+const maxNumber = 1e15
+
+func (c *checker) between(path string, a *Attribute) {
+	r := a.Range
+	if a.In != nil {
+		c.faults.add(join(path, "in"), "has both values and a range of numbers; join two with or")
+	}
+	if !r.Low.Set && !r.High.Set {
+		c.faults.add(path, "a range needs one of min, above, max, below")
+	}
+	for _, b := range []struct {
+		Bound
+		shut, open string
+	}{{r.Low, "min", "above"}, {r.High, "max", "below"}} {
+		key := b.shut
+		if b.Open {
+			key = b.open
+		}
+		if !b.Set && b.Bound != (Bound{}) || b.Value != b.Value || b.Value > maxNumber || b.Value < -maxNumber {
+			c.faults.add(join(path, key), "is not a number within ±1e15")
+		}
+	}
+	if l, h := r.Low, r.High; l.Set && h.Set && (l.Value > h.Value || l.Value == h.Value && (l.Open || h.Open)) {
+		key := "max"
+		if h.Open {
+			key = "below"
+		}
+		c.faults.add(join(path, key), "no number lies between the two bounds")
+	}
+}
+
 func (c *checker) attribute(path string, a *Attribute) {
 	if a.Key == "" || len(a.Key) > 64 || strings.ContainsRune(a.Key, '=') || !plain(a.Key) {
 		c.faults.add(join(path, "attribute"), "%.80q is not a key of 1 to 64 bytes without '='", a.Key)
+	}
+	if a.Range != nil {
+		c.between(path, a)
+		return
 	}
 	if len(a.In) == 0 {
 		c.faults.add(join(path, "in"), "name at least one value")
@@ -300,7 +452,14 @@ func Describe(e Expr) string {
 		return "any event"
 	case Trait:
 		return describeTrait(&e)
+	case Sequence:
+		return Text(e)
+	case AsOf:
+		return "as of " + e.when()
 	case Attribute:
+		if e.Range != nil {
+			return Text(e)
+		}
 		return e.Key + " is " + strings.Join(e.In, " or ")
 	case List:
 		return "in list " + string(e.List)
@@ -348,6 +507,8 @@ func walk(path string, e Expr, fn func(path string, e Expr)) {
 		}
 	case Not:
 		walk(join(path, "not"), e.Of, fn)
+	case AsOf:
+		walk(join(path, "of"), e.Of, fn)
 	}
 }
 

@@ -80,9 +80,45 @@ func appendExpr(b []byte, e Expr) []byte {
 		b = append(b, `{"any":true}`...)
 	case Trait:
 		b = appendTrait(b, &e)
+	case Sequence:
+		b = append(b, `{"sequence":[`...)
+		for i, st := range e.Steps {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(append(b, `{"trait":`...), string(st.Trait))
+			if i > 0 && st.Within != MaxWithin {
+				b = strconv.AppendInt(append(b, `,"within_days":`...), int64(st.Within), 10)
+			}
+			if st.Sources != nil {
+				b = appendStrings(append(b, `,"sources":`...), st.Sources)
+			}
+			b = append(b, '}')
+		}
+		b = append(appendWindow(append(b, ']'), e.Window), '}')
+	case AsOf:
+		if e.Day != 0 {
+			b = append(b, `{"as_of":"`+e.Day.String()+`","of":`...)
+		} else {
+			b = fmt.Appendf(b, `{"as_of":{"days_ago":%d},"of":`, e.Ago)
+		}
+		b = append(appendExpr(b, e.Of), '}')
 	case Attribute:
 		b = appendString(append(b, `{"attribute":`...), e.Key)
-		b = append(appendStrings(append(b, `,"in":`...), e.In), '}')
+		if r := e.Range; r != nil {
+			bound := func(b []byte, at Bound, shut, open string) []byte {
+				if !at.Set {
+					return b
+				}
+				if at.Open {
+					shut = open
+				}
+				return append(b, `,"`+shut+`":`+numeral(at.Value)...)
+			}
+			b = append(bound(bound(b, r.Low, "min", "above"), r.High, "max", "below"), '}')
+		} else {
+			b = append(appendStrings(append(b, `,"in":`...), e.In), '}')
+		}
 	case List:
 		b = append(appendString(append(b, `{"list":`...), string(e.List)), '}')
 	case Audience:
@@ -95,12 +131,7 @@ func appendExpr(b []byte, e Expr) []byte {
 
 func appendTrait(b []byte, t *Trait) []byte {
 	b = appendString(append(b, `{"trait":`...), string(t.Trait))
-	switch w := t.Window; {
-	case w.Days == 0:
-		b = append(b, `,"window":{"from":"`+w.From.String()+`","to":"`+w.To.String()+`"}`...)
-	case w.Days != taxonomy.RetentionDays:
-		b = append(b, `,"window":"`+strconv.Itoa(w.Days)+`d"`...)
-	}
+	b = appendWindow(b, t.Window)
 	if t.Min != 1 {
 		b = strconv.AppendInt(append(b, `,"min":`...), int64(t.Min), 10)
 	}
@@ -118,6 +149,19 @@ func appendTrait(b []byte, t *Trait) []byte {
 	}
 	return append(b, '}')
 }
+
+func appendWindow(b []byte, w Window) []byte {
+	switch {
+	case w.Days == 0:
+		b = append(b, `,"window":{"from":"`+w.From.String()+`","to":"`+w.To.String()+`"}`...)
+	case w.Days != taxonomy.RetentionDays:
+		b = append(b, `,"window":"`+strconv.Itoa(w.Days)+`d"`...)
+	}
+	return b
+}
+
+// numeral writes a number without an exponent.
+func numeral(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
 func appendStrings[S ~string](b []byte, ss []S) []byte {
 	b = append(b, '[')
@@ -240,12 +284,14 @@ var keysOf = map[string][]string{
 	"not":       {"not"},
 	"any":       {"any"},
 	"trait":     {"trait", "window", "min", "max", "unit", "sources", "last_seen"},
-	"attribute": {"attribute", "in"},
+	"sequence":  {"sequence", "window"},
+	"as_of":     {"as_of", "of"},
+	"attribute": {"attribute", "in", "min", "above", "max", "below"},
 	"list":      {"list"},
 	"audience":  {"audience"},
 }
 
-var kinds = []string{"and", "or", "not", "any", "trait", "attribute", "list", "audience"}
+var kinds = []string{"and", "or", "not", "any", "trait", "sequence", "as_of", "attribute", "list", "audience"}
 
 type parser struct {
 	faults faults
@@ -311,7 +357,12 @@ func (p *parser) expr(path string, v *value, depth int) Expr {
 		if in := v.get("in"); in != nil {
 			a.In = p.strings(join(path, "in"), in)
 		}
+		a.Range = p.between(path, v)
 		return a
+	case "sequence":
+		return p.sequence(path, v)
+	case "as_of":
+		return p.asOf(path, v, depth)
 	case "list":
 		return List{taxonomy.ListID(p.str(join(path, kind), v.get(kind)))}
 	default:
@@ -353,12 +404,7 @@ func (p *parser) trait(path string, v *value) Expr {
 			p.faults.add(join(path, "unit"), "%.40q is not one of events, days", s)
 		}
 	}
-	if s := v.get("sources"); s != nil {
-		t.Sources = []taxonomy.SourceID{}
-		for _, id := range p.strings(join(path, "sources"), s) {
-			t.Sources = append(t.Sources, taxonomy.SourceID(id))
-		}
-	}
+	t.Sources = p.sources(path, v)
 	if l := v.get("last_seen"); l != nil {
 		at := join(path, "last_seen")
 		if l.kind != '{' {
@@ -375,6 +421,102 @@ func (p *parser) trait(path string, v *value) Expr {
 		}
 	}
 	return t
+}
+
+func (p *parser) sources(path string, v *value) (ids []taxonomy.SourceID) {
+	if s := v.get("sources"); s != nil {
+		ids = []taxonomy.SourceID{}
+		for _, id := range p.strings(join(path, "sources"), s) {
+			ids = append(ids, taxonomy.SourceID(id))
+		}
+	}
+	return ids
+}
+
+func (p *parser) sequence(path string, v *value) Expr {
+	at := join(path, "sequence")
+	s := Sequence{Window: LastDays(taxonomy.RetentionDays)}
+	if w := v.get("window"); w != nil {
+		s.Window = p.window(join(path, "window"), w)
+	}
+	steps := v.get("sequence")
+	if steps.kind != '[' || len(steps.vals) > maxStrings {
+		p.faults.add(at, "want an array of 2 to %d steps such as {\"trait\": …, \"within_days\": 7}", MaxSteps)
+		return s
+	}
+	for i, k := range steps.vals {
+		at := at + "[" + strconv.Itoa(i) + "]"
+		st := Step{}
+		if i > 0 {
+			st.Within = MaxWithin
+		}
+		if k.kind != '{' || k.get("trait") == nil {
+			p.faults.add(at, "want a step such as {\"trait\": \"c:shop/shoes\", \"within_days\": 7}")
+		} else {
+			p.keys(at, k, []string{"trait", "within_days", "sources"})
+			st.Trait = taxonomy.Trait(p.str(join(at, "trait"), k.get("trait")))
+			if n := k.get("within_days"); n != nil {
+				if st.Within = p.int(join(at, "within_days"), n); i == 0 {
+					p.faults.add(join(at, "within_days"), "the first step has none before it")
+				}
+			}
+			st.Sources = p.sources(at, k)
+		}
+		s.Steps = append(s.Steps, st)
+	}
+	return s
+}
+
+func (p *parser) asOf(path string, v *value, depth int) Expr {
+	e, at := AsOf{}, join(path, "as_of")
+	switch when := v.get("as_of"); when.kind {
+	case 's':
+		var err error
+		if e.Day, err = taxonomy.ParseDay(when.str); err != nil {
+			p.faults.add(at, "%.40q is not a day; want YYYY-MM-DD, or {\"days_ago\": 30}", when.str)
+		}
+	case '{':
+		p.keys(at, when, []string{"days_ago"})
+		if n := when.get("days_ago"); n != nil {
+			e.Ago = p.int(join(at, "days_ago"), n)
+		}
+	default:
+		p.faults.add(at, "want \"2026-09-01\" or {\"days_ago\": 30}, got %s", when.what())
+	}
+	if of := v.get("of"); of != nil {
+		e.Of = p.expr(join(path, "of"), of, depth+1)
+	} else {
+		p.faults.add(join(path, "of"), "is missing: what was true then")
+	}
+	return e
+}
+
+// between reads the bounds of an attribute; nil if it has none.
+func (p *parser) between(path string, v *value) *Range {
+	var r Range
+	read := func(to *Bound, shut, open string) {
+		for _, key := range []string{shut, open} {
+			n := v.get(key)
+			if n == nil {
+				continue
+			}
+			if to.Set {
+				p.faults.add(join(path, key), "has both %q and %q", shut, open)
+				continue
+			}
+			f, err := strconv.ParseFloat(n.str, 64)
+			if n.kind != 'n' || err != nil {
+				p.faults.add(join(path, key), "want a number, got %s", got(n))
+			}
+			*to = Bound{Set: true, Value: f, Open: key == open}
+		}
+	}
+	read(&r.Low, "min", "above")
+	read(&r.High, "max", "below")
+	if r == (Range{}) {
+		return nil
+	}
+	return &r
 }
 
 func (p *parser) window(path string, v *value) Window {

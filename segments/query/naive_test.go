@@ -1,6 +1,7 @@
 package query_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,6 +20,7 @@ type visitors map[int]bool
 type naive struct {
 	w         *querytest.World
 	today     taxonomy.Day
+	at        taxonomy.Day // the day that is looked at: today, but for AsOf
 	inUse     map[taxonomy.SourceID]bool
 	audiences map[taxonomy.AudienceID]query.Expr
 }
@@ -30,7 +32,7 @@ func (m *naive) had(trait taxonomy.Trait, sources []taxonomy.SourceID, from, to 
 		allowed[s] = true
 	}
 	for _, f := range m.w.Facts {
-		if f.Column.Trait != trait || f.Day < from || f.Day > to || f.Day <= m.today-90 || f.Day > m.today ||
+		if f.Column.Trait != trait || f.Day < from || f.Day > to || f.Day <= m.today-90 || f.Day > m.at ||
 			!m.inUse[f.Column.Source] || sources != nil && !allowed[f.Column.Source] {
 			continue
 		}
@@ -72,7 +74,7 @@ func (m *naive) eligible() visitors {
 func (m *naive) newest(prefix string) map[int]taxonomy.Trait {
 	best := map[int]querytest.Statement{}
 	for _, s := range m.w.Stated {
-		if !strings.HasPrefix(string(s.Column.Trait), prefix+"=") || !m.inUse[s.Column.Source] || s.Day <= m.today-90 || s.Day > m.today {
+		if !strings.HasPrefix(string(s.Column.Trait), prefix+"=") || !m.inUse[s.Column.Source] || s.Day <= m.today-90 || s.Day > m.at {
 			continue
 		}
 		old, ok := best[s.Visitor]
@@ -82,7 +84,12 @@ func (m *naive) newest(prefix string) map[int]taxonomy.Trait {
 	}
 	out := map[int]taxonomy.Trait{}
 	for v, s := range best {
-		out[v] = s.Column.Trait
+		// A statement may have an end of its own; what was said before it does not
+		// come back (R16).
+		said, end, has := strings.Cut(string(s.Column.Trait), "\x1f")
+		if n, _ := strconv.Atoi(end); !has || taxonomy.Day(n) > m.at {
+			out[v] = taxonomy.Trait(said)
+		}
 	}
 	return out
 }
@@ -115,8 +122,28 @@ func (m *naive) eval(e query.Expr) visitors {
 		return m.any()
 	case query.Trait:
 		return m.trait(e)
+	case query.Sequence:
+		return m.sequence(e)
+	case query.AsOf:
+		then := *m
+		if then.at -= taxonomy.Day(e.Ago); e.Day != 0 {
+			then.at = min(m.at, e.Day)
+		}
+		if then.at <= m.today-90 {
+			return out
+		}
+		return then.eval(e.Of)
 	case query.Attribute:
 		for v, t := range m.newest("a:" + e.Key) {
+			if r := e.Range; r != nil {
+				x, err := strconv.ParseFloat(strings.TrimPrefix(string(t), "a:"+e.Key+"="), 64)
+				low := !r.Low.Set || x > r.Low.Value || x == r.Low.Value && !r.Low.Open
+				high := !r.High.Set || x < r.High.Value || x == r.High.Value && !r.High.Open
+				if err == nil && low && high {
+					out[v] = true
+				}
+				continue
+			}
 			for _, x := range e.In {
 				if string(t) == "a:"+e.Key+"="+x {
 					out[v] = true
@@ -140,11 +167,44 @@ func (m *naive) eval(e query.Expr) visitors {
 	return out
 }
 
+// sequence tries every way through the days, from the first step on.
+func (m *naive) sequence(s query.Sequence) visitors {
+	from, to := s.Window.From, s.Window.To
+	if s.Window.Days > 0 {
+		from, to = m.at-taxonomy.Day(s.Window.Days)+1, m.at
+	}
+	steps := make([]map[int]map[taxonomy.Day]bool, len(s.Steps))
+	for i, st := range s.Steps {
+		_, steps[i] = m.had(st.Trait, st.Sources, from, to)
+	}
+	var goes func(v, step int, last taxonomy.Day) bool
+	goes = func(v, step int, last taxonomy.Day) bool {
+		if step == len(steps) {
+			return true
+		}
+		for d := range steps[step][v] {
+			if step == 0 || d > last && int(d-last) <= s.Steps[step].Within {
+				if goes(v, step+1, d) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	out := visitors{}
+	for v := range steps[0] {
+		if goes(v, 0, 0) {
+			out[v] = true
+		}
+	}
+	return out
+}
+
 func (m *naive) trait(t query.Trait) visitors {
 	out := visitors{}
 	from, to := t.Window.From, t.Window.To
 	if t.Window.Days > 0 {
-		from, to = m.today-taxonomy.Day(t.Window.Days)+1, m.today
+		from, to = m.at-taxonomy.Day(t.Window.Days)+1, m.at
 	}
 	events, days := m.had(t.Trait, t.Sources, from, to)
 	n := func(v int) int {
@@ -171,7 +231,7 @@ func (m *naive) trait(t query.Trait) visitors {
 		if t.LastSeen != nil {
 			age := taxonomy.Day(1000)
 			for d := range everyDay[v] {
-				age = min(age, m.today-d)
+				age = min(age, m.at-d)
 			}
 			if int(age) < t.LastSeen.Min || int(age) > t.LastSeen.Max {
 				continue
@@ -186,7 +246,7 @@ func (m *naive) trait(t query.Trait) visitors {
 var (
 	sources   = []taxonomy.SourceID{"bought", "shop", "withdrawn"}
 	traits    = []taxonomy.Trait{"any", "c:p/a", "c:p/b", "k:size=l"}
-	attrs     = []taxonomy.Trait{"a:age=18-24", "a:age=25-34", "a:sex=f"}
+	attrs     = []taxonomy.Trait{"a:age=18-24", "a:age=25-34", "a:sex=f", "a:age=18", "a:age=30.5", "a:age=-2"}
 	lists     = []taxonomy.Trait{"l:crm=in", "l:crm=out"}
 	endOfDays = taxonomy.Day(20820)
 )
@@ -215,6 +275,9 @@ func genWorld(t *rapid.T) (*querytest.World, taxonomy.Day) {
 	for range rapid.IntRange(0, 12).Draw(t, "statements") {
 		w.Stated = append(w.Stated, querytest.Statement{Visitor: visitor.Draw(t, "v"), Day: today - taxonomy.Day(day.Draw(t, "age")),
 			Column: taxonomy.Column{Source: rapid.SampledFrom(sources).Draw(t, "source"), Trait: rapid.SampledFrom(append(attrs, lists...)).Draw(t, "trait")}})
+		if s := &w.Stated[len(w.Stated)-1]; rapid.IntRange(0, 2).Draw(t, "ends") == 0 {
+			s.Column.Trait = s.Column.Trait.Ending(today + taxonomy.Day(rapid.SampledFrom([]int{-40, -7, -1, 0, 1, 2, 50}).Draw(t, "until")))
+		}
 	}
 	w.Sets["permit:profile"] = rapid.SliceOfNDistinct(visitor, 0, 8, rapid.ID).Draw(t, "profile")
 	if rapid.Bool().Draw(t, "all") {
@@ -262,10 +325,44 @@ func genTrait(t *rapid.T, today taxonomy.Day) query.Trait {
 	return x
 }
 
+func genSequence(t *rapid.T, today taxonomy.Day) query.Sequence {
+	s := query.Sequence{Window: genWindow(today).Draw(t, "window")}
+	for i := range rapid.IntRange(2, 4).Draw(t, "steps") {
+		st := query.Step{Trait: rapid.SampledFrom(traits).Draw(t, "step"), Sources: rapid.SampledFrom([][]taxonomy.SourceID{nil, nil, {"shop"}}).Draw(t, "sources")}
+		if i > 0 {
+			st.Within = rapid.OneOf(rapid.SampledFrom([]int{1, 2, 3, 4, 7, 8, 30, 89}), rapid.IntRange(1, 89)).Draw(t, "within")
+		}
+		s.Steps = append(s.Steps, st)
+	}
+	return s
+}
+
+func genRange(t *rapid.T) *query.Range {
+	bound := func(v float64) query.Bound {
+		return query.Bound{Set: true, Value: v, Open: rapid.Bool().Draw(t, "open")}
+	}
+	lo := rapid.SampledFrom([]float64{-2.5, -2, 0, 18, 30.5}).Draw(t, "low")
+	switch rapid.IntRange(0, 2).Draw(t, "bounds") {
+	case 0:
+		return &query.Range{Low: bound(lo)}
+	case 1:
+		return &query.Range{High: bound(lo)}
+	}
+	return &query.Range{Low: bound(lo), High: bound(lo + rapid.SampledFrom([]float64{0.5, 1, 100}).Draw(t, "width"))}
+}
+
+func genAsOf(t *rapid.T, today taxonomy.Day, of query.Expr) query.AsOf {
+	ago := rapid.SampledFrom([]int{1, 2, 7, 30, 88, 89}).Draw(t, "ago")
+	if rapid.Bool().Draw(t, "day") {
+		return query.AsOf{Day: today - taxonomy.Day(rapid.SampledFrom([]int{ago, 0, -3, 90, 95}).Draw(t, "then")), Of: of}
+	}
+	return query.AsOf{Ago: ago, Of: of}
+}
+
 func genExpr(t *rapid.T, today taxonomy.Day, depth int, nested bool) query.Expr {
-	top := 9
+	top := 11
 	if depth == 0 {
-		top = 5
+		top = 6
 	}
 	list := func() []query.Expr {
 		of := make([]query.Expr, rapid.IntRange(1, 3).Draw(t, "parts"))
@@ -279,6 +376,9 @@ func genExpr(t *rapid.T, today taxonomy.Day, depth int, nested bool) query.Expr 
 		return query.Any{}
 	case 3:
 		key := rapid.SampledFrom([]string{"age", "sex", "colour"}).Draw(t, "key")
+		if rapid.Bool().Draw(t, "compared") {
+			return query.Attribute{Key: key, Range: genRange(t)}
+		}
 		return query.Attribute{Key: key, In: rapid.SampledFrom([][]string{{"18-24"}, {"18-24", "25-34"}, {"f"}}).Draw(t, "in")}
 	case 4:
 		return query.List{List: rapid.SampledFrom([]taxonomy.ListID{"crm", "none"}).Draw(t, "list")}
@@ -286,12 +386,16 @@ func genExpr(t *rapid.T, today taxonomy.Day, depth int, nested bool) query.Expr 
 		if nested {
 			return query.Audience{ID: rapid.SampledFrom([]taxonomy.AudienceID{"look", "rule"}).Draw(t, "audience")}
 		}
-	case 6, 7:
+	case 6:
+		return genSequence(t, today)
+	case 7, 8:
 		return query.And{Of: list()}
-	case 8:
-		return query.Or{Of: list()}
 	case 9:
+		return query.Or{Of: list()}
+	case 10:
 		return query.Not{Of: genExpr(t, today, depth-1, nested)}
+	case 11:
+		return genAsOf(t, today, genExpr(t, today, depth-1, false))
 	}
 	return genTrait(t, today)
 }
@@ -304,7 +408,7 @@ func genCase(t *rapid.T) (*querytest.World, *naive, *query.IndexResolver, *query
 	for range rapid.IntRange(1, 4).Draw(t, "rules") {
 		rules = append(rules, genExpr(t, today, 3, true))
 	}
-	m := &naive{w: w, today: today, inUse: map[taxonomy.SourceID]bool{"shop": true, "bought": true}, audiences: audiences}
+	m := &naive{w: w, today: today, at: today, inUse: map[taxonomy.SourceID]bool{"shop": true, "bought": true}, audiences: audiences}
 	v := w.View()
 	r, err := query.NewIndexResolver(v, today, []taxonomy.SourceID{"shop", "bought"}, func(id taxonomy.AudienceID) (query.Expr, bool) {
 		e, ok := audiences[id]

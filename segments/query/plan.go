@@ -17,6 +17,7 @@ import (
 // is not safe for concurrent use, Run is.
 type Plan struct {
 	today taxonomy.Day
+	at    taxonomy.Day // what is today where we compile: see AsOf
 	r     Resolver
 
 	ops   []index.Operand
@@ -47,7 +48,7 @@ const (
 
 // NewPlan returns an empty plan for the day that is today in every window.
 func NewPlan(today taxonomy.Day, r Resolver) *Plan {
-	p := &Plan{today: today, r: r, byKey: map[string]int32{}}
+	p := &Plan{today: today, at: today, r: r, byKey: map[string]int32{}}
 	p.node(node{kind: nodeEmpty}) // number 0
 	p.base = p.and(
 		[]int32{p.set(index.SetProfile)},
@@ -100,8 +101,9 @@ func (c *compiler) expr(path string, e Expr, depth int) (n int32) {
 	if c.seen != nil {
 		defer func() { c.seen(path, e, n) }()
 	}
-	if c.count++; c.count > MaxNodes || depth > MaxDepth {
-		if c.count == MaxNodes+1 {
+	fits := c.count <= MaxNodes
+	if c.count += weight(e); c.count > MaxNodes || depth > MaxDepth {
+		if fits && c.count > MaxNodes {
 			c.faults.add(path, "with nested audiences, the expression has more than %d nodes", MaxNodes)
 		} else if depth > MaxDepth {
 			c.faults.add(path, "with nested audiences, nested deeper than %d", MaxDepth)
@@ -119,12 +121,14 @@ func (c *compiler) expr(path string, e Expr, depth int) (n int32) {
 		return c.any()
 	case Trait:
 		return c.trait(&e)
+	case Sequence:
+		return c.sequence(&e)
+	case AsOf:
+		return c.asOf(path, &e, depth)
 	case Attribute:
-		key, yes := e.traits()
-		return c.newest(key, yes)
+		return c.newest(&e)
 	case List:
-		key, yes := e.traits()
-		return c.newest(key, yes)
+		return c.newest(&e)
 	case Audience:
 		return c.audience(path, e, depth)
 	}
@@ -152,11 +156,26 @@ func (c *compiler) audience(path string, e Audience, depth int) int32 {
 		return 0
 	}
 	if rule == nil {
+		if c.at != c.today {
+			c.faults.add(at, noPast, e.ID)
+			return 0
+		}
 		return c.set(index.SetAudience + string(e.ID))
 	}
 	c.nested = append(c.nested, e.ID)
 	defer func() { c.nested = c.nested[:len(c.nested)-1] }()
 	return c.expr(at, rule, depth+1)
+}
+
+// asOf compiles what lies below as if an earlier day were today.
+func (c *compiler) asOf(path string, e *AsOf, depth int) int32 {
+	defer func(at taxonomy.Day) { c.at = at }(c.at)
+	c.at = e.from(c.at)
+	n := c.expr(join(path, "of"), e.Of, depth+1)
+	if c.at < c.today.Oldest() {
+		return 0
+	}
+	return n
 }
 
 func arrows(ids []taxonomy.AudienceID) string {
@@ -172,7 +191,7 @@ func arrows(ids []taxonomy.AudienceID) string {
 func (p *Plan) trait(t *Trait) int32 {
 	cols := columnsOf(p.r, t)
 	var pos, neg []int32
-	from, to, ok := t.Window.Range(p.today)
+	from, to, ok := t.Window.asOf(p.at, p.today.Oldest())
 	atLeast := func(n int) int32 {
 		if !ok {
 			return 0
@@ -188,23 +207,28 @@ func (p *Plan) trait(t *Trait) int32 {
 		neg = append(neg, atLeast(t.Max+1))
 	}
 	if l := t.LastSeen; l != nil {
-		pos = append(pos, p.count(cols, p.today-taxonomy.Day(l.Max), p.today, index.Events, 1))
+		pos = append(pos, p.since(cols, l.Max))
 		if l.Min > 0 {
-			neg = append(neg, p.count(cols, p.today-taxonomy.Day(l.Min-1), p.today, index.Events, 1))
+			neg = append(neg, p.since(cols, l.Min-1))
 		}
 	}
 	return p.and(pos, neg)
+}
+
+// since is who had one of the columns at most some days ago.
+func (p *Plan) since(cols []taxonomy.Column, days int) int32 {
+	return p.count(cols, max(p.at-taxonomy.Day(days), p.today.Oldest()), p.at, index.Events, 1)
 }
 
 // any is who had an event in the 90 days (R15).
 func (p *Plan) any() int32 { return p.had(taxonomy.TraitAny) }
 
 func (p *Plan) had(t taxonomy.Trait) int32 {
-	return p.count(p.r.Columns(t), p.today.Oldest(), p.today, index.Events, 1)
+	return p.count(p.r.Columns(t), p.today.Oldest(), p.at, index.Events, 1)
 }
 
 func (p *Plan) count(cols []taxonomy.Column, from, to taxonomy.Day, unit index.Unit, atLeast int) int32 {
-	if len(cols) == 0 {
+	if len(cols) == 0 || from > to {
 		return 0
 	}
 	if atLeast == 1 {
@@ -220,12 +244,16 @@ func (p *Plan) count(cols []taxonomy.Column, from, to taxonomy.Day, unit index.U
 	return p.leaf(index.Operand{Kind: index.OpCount, Columns: cols, From: from, To: to, Unit: unit, Min: uint8(atLeast)}, size)
 }
 
-func (p *Plan) newest(key string, yes []taxonomy.Trait) int32 {
-	all, say := statementsOf(p.r, key, yes)
+func (p *Plan) newest(s stating) int32 {
+	all, say := statementsOf(p.r, s, p.at)
 	if len(say) == 0 {
 		return 0
 	}
-	return p.leaf(index.Operand{Kind: index.OpNewest, Columns: say, All: all, AsOf: p.today}, sizeOf(p.r, say))
+	op := index.Operand{Kind: index.OpNewest, Columns: say, All: all, AsOf: p.at}
+	if p.at != p.today {
+		op.From = p.today.Oldest() // what is older is not kept
+	}
+	return p.leaf(op, sizeOf(p.r, say))
 }
 
 func (p *Plan) set(name string) int32 {

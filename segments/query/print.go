@@ -56,7 +56,17 @@ func writeText(b *strings.Builder, e Expr, within int) {
 		b.WriteString("anyone")
 	case Trait:
 		writeTrait(b, &e)
+	case Sequence:
+		writeSequence(b, &e)
+	case AsOf:
+		b.WriteString("as of " + e.when() + " (")
+		writeText(b, e.Of, 0)
+		b.WriteByte(')')
 	case Attribute:
+		if e.Range != nil {
+			b.WriteString(e.compared())
+			return
+		}
 		writeAttribute(b, &e)
 	case List:
 		b.WriteString("in list " + name(string(e.List)))
@@ -84,15 +94,81 @@ func writeAttribute(b *strings.Builder, a *Attribute) {
 	b.WriteString(end)
 }
 
+// when is "2026-09-01" or "30 days ago".
+func (e *AsOf) when() string {
+	switch {
+	case e.Day != 0:
+		return e.Day.String()
+	case e.Ago == 1:
+		return "1 day ago"
+	}
+	return fmt.Sprintf("%d days ago", e.Ago)
+}
+
+// compared is "age >= 18" or "18 <= age < 30".
+func (a *Attribute) compared() string {
+	key := name(a.Key)
+	if _, ok := taxonomy.Number(key); ok { // read as the number otherwise
+		key = `"` + key + `"`
+	}
+	op := func(s string, b Bound) string {
+		if !b.Open {
+			s += "="
+		}
+		return s
+	}
+	l, h := a.Range.Low, a.Range.High
+	switch {
+	case l.Set && h.Set:
+		return numeral(l.Value) + " " + op("<", l) + " " + key + " " + op("<", h) + " " + numeral(h.Value)
+	case l.Set:
+		return key + " " + op(">", l) + " " + numeral(l.Value)
+	}
+	return key + " " + op("<", h) + " " + numeral(h.Value)
+}
+
+func writeSequence(b *strings.Builder, s *Sequence) {
+	for i, st := range s.Steps {
+		if i > 0 {
+			b.WriteString(" then ")
+		}
+		b.WriteString(traitName(st.Trait) + via(st.Sources))
+		if i > 0 && st.Within != MaxWithin {
+			fmt.Fprintf(b, " within %dd", st.Within)
+		}
+	}
+	switch w := s.Window; {
+	case w.Days == 0:
+		fmt.Fprintf(b, " from %s to %s", w.From, w.To)
+	case w.Days != taxonomy.RetentionDays:
+		fmt.Fprintf(b, " in %dd", w.Days)
+	}
+}
+
+func traitName(t taxonomy.Trait) string {
+	if t == taxonomy.TraitAny {
+		return string(t)
+	}
+	return name(string(t))
+}
+
+// via is the sources that count, with a space before; "" for all.
+func via(ids []taxonomy.SourceID) string {
+	if ids == nil {
+		return ""
+	}
+	s := make([]string, len(ids))
+	for i, id := range ids {
+		s[i] = name(string(id))
+	}
+	return " via " + strings.Join(s, " or ")
+}
+
 func writeTrait(b *strings.Builder, t *Trait) {
 	var parts []string
 	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	if t.Sources != nil {
-		s := make([]string, len(t.Sources))
-		for i, id := range t.Sources {
-			s[i] = name(string(id))
-		}
-		add("via %s", strings.Join(s, " or "))
+		parts = append(parts, via(t.Sources)[1:])
 	}
 	switch w := t.Window; {
 	case w.Days == 0:
@@ -126,11 +202,7 @@ func writeTrait(b *strings.Builder, t *Trait) {
 	}
 	// "last seen 3-30 days ago" alone is of any event.
 	if t.Trait != taxonomy.TraitAny || len(parts) != 1 || t.LastSeen == nil {
-		s := string(t.Trait)
-		if t.Trait != taxonomy.TraitAny {
-			s = name(s)
-		}
-		parts = append([]string{s}, parts...)
+		parts = append([]string{traitName(t.Trait)}, parts...)
 	}
 	b.WriteString(strings.Join(parts, " "))
 }

@@ -3,6 +3,7 @@ package query
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -104,40 +105,65 @@ func InUse(r Resolver, s taxonomy.SourceID) bool {
 }
 
 // columnsOf returns the columns that a Trait counts.
-func columnsOf(r Resolver, t *Trait) []taxonomy.Column {
-	all := r.Columns(t.Trait)
-	if t.Sources == nil {
+func columnsOf(r Resolver, t *Trait) []taxonomy.Column { return columnsFrom(r, t.Trait, t.Sources) }
+
+func columnsFrom(r Resolver, t taxonomy.Trait, sources []taxonomy.SourceID) []taxonomy.Column {
+	all := r.Columns(t)
+	if sources == nil {
 		return all
 	}
 	var some []taxonomy.Column
 	for _, c := range all {
-		if _, ok := slices.BinarySearch(t.Sources, c.Source); ok {
+		if _, ok := slices.BinarySearch(sources, c.Source); ok {
 			some = append(some, c)
 		}
 	}
 	return some
 }
 
-// statementsOf returns the key's columns, and of those the ones that say yes.
-func statementsOf(r Resolver, key string, yes []taxonomy.Trait) (all, say []taxonomy.Column) {
+// stating is an expression that goes by the newest statement of a key (R16).
+type stating interface {
+	// key is the statement key: "a:age", "l:crm".
+	key() string
+	// says reports whether a statement with that value makes it true.
+	says(value string) bool
+}
+
+func (a *Attribute) key() string { return "a:" + a.Key }
+
+func (a *Attribute) says(value string) bool {
+	if a.Range == nil {
+		return slices.Contains(a.In, value)
+	}
+	v, ok := taxonomy.Number(value)
+	return ok && a.Range.Has(v)
+}
+
+func (l *List) key() string { return "l:" + string(l.List) }
+
+func (l *List) says(value string) bool { return value == "in" }
+
+// holds reports whether a statement, if it is the newest one at the end of a
+// day, makes s true: it says so, and its own end has not come (R16).
+func holds(s stating, key string, t taxonomy.Trait, day taxonomy.Day) bool {
+	t, until, ends := t.Ends()
+	if ends && until <= day {
+		return false
+	}
+	return s.says(string(t[len(key)+1:]))
+}
+
+// statementsOf returns the key's columns, and of those the ones that say yes at
+// the end of a day.
+func statementsOf(r Resolver, s stating, day taxonomy.Day) (all, say []taxonomy.Column) {
+	key := s.key()
 	all = r.StatementColumns(key)
 	for _, c := range all {
-		if slices.Contains(yes, c.Trait) {
+		if holds(s, key, c.Trait, day) {
 			say = append(say, c)
 		}
 	}
 	return all, say
-}
-
-func (a *Attribute) traits() (key string, yes []taxonomy.Trait) {
-	for _, v := range a.In {
-		yes = append(yes, taxonomy.AttributeTrait(a.Key, v))
-	}
-	return "a:" + a.Key, yes
-}
-
-func (l *List) traits() (key string, yes []taxonomy.Trait) {
-	return "l:" + string(l.List), []taxonomy.Trait{taxonomy.ListTrait(l.List, true)}
 }
 
 // Positive returns the columns that an expression uses positively, sorted: the
@@ -171,12 +197,14 @@ func Mentions(e Expr, r Resolver) []string {
 				if out = append(out, string(e.Trait)); e.Min == 0 {
 					out = append(out, string(taxonomy.TraitAny))
 				}
+			case Sequence:
+				for _, st := range e.Steps {
+					out = append(out, string(st.Trait))
+				}
 			case Attribute:
-				key, _ := e.traits()
-				out = append(out, key)
+				out = append(out, e.key())
 			case List:
-				key, _ := e.traits()
-				out = append(out, key)
+				out = append(out, e.key())
 			case Audience:
 				if rule, ok := r.Audience(e.ID); ok && rule != nil {
 					visit(rule, depth+1)
@@ -250,6 +278,9 @@ func compact(cs []taxonomy.Column) []taxonomy.Column {
 	return slices.Compact(cs)
 }
 
+// ever is before any statement's end.
+const ever = taxonomy.Day(math.MinInt32)
+
 func gather(e Expr, r Resolver, positiveOnly bool) []taxonomy.Column {
 	var cs []taxonomy.Column
 	var visit func(e Expr, yes bool, depth int)
@@ -263,6 +294,12 @@ func gather(e Expr, r Resolver, positiveOnly bool) []taxonomy.Column {
 			}
 		}
 		any := r.Columns(taxonomy.TraitAny)
+		state := func(s stating) {
+			// A statement whose end has come is no member's: it may stay.
+			all, say := statementsOf(r, s, ever)
+			take(say, yes)
+			take(all, false)
+		}
 		switch e := e.(type) {
 		case And:
 			for _, k := range e.Of {
@@ -285,16 +322,16 @@ func gather(e Expr, r Resolver, positiveOnly bool) []taxonomy.Column {
 				return
 			}
 			take(columnsOf(r, &e), yes)
+		case Sequence:
+			for _, st := range e.Steps {
+				take(columnsFrom(r, st.Trait, st.Sources), yes)
+			}
+		case AsOf:
+			visit(e.Of, yes, depth+1)
 		case Attribute:
-			key, traits := e.traits()
-			all, say := statementsOf(r, key, traits)
-			take(say, yes)
-			take(all, false)
+			state(&e)
 		case List:
-			key, traits := e.traits()
-			all, say := statementsOf(r, key, traits)
-			take(say, yes)
-			take(all, false)
+			state(&e)
 		case Audience:
 			if rule, ok := r.Audience(e.ID); ok && rule != nil {
 				visit(rule, yes, depth+1)

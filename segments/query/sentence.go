@@ -43,6 +43,12 @@ func (s *speaker) say(e Expr, within bool) {
 		s.WriteString("had any event in the last 90 days")
 	case Trait:
 		s.trait("had ", &e)
+	case Sequence:
+		s.sequence("had ", &e)
+	case AsOf:
+		s.WriteString("were, as of " + e.when() + ", those who (")
+		s.say(e.Of, false)
+		s.WriteByte(')')
 	case Attribute:
 		s.attribute("have ", &e)
 	case List:
@@ -64,6 +70,9 @@ func (s *speaker) not(e Expr, within bool) {
 		return
 	case Trait:
 		s.trait("did not have ", &e)
+		return
+	case Sequence:
+		s.sequence("did not have ", &e)
 		return
 	case Attribute:
 		s.attribute("do not have ", &e)
@@ -103,12 +112,40 @@ func (s *speaker) list(of []Expr, before, between, one string, within bool) {
 
 func (s *speaker) trait(verb string, t *Trait) {
 	s.WriteString(verb)
+	s.what(t.Trait)
+	s.WriteString(" " + Often(t))
+}
+
+// sequence says the steps in their order.
+func (s *speaker) sequence(verb string, q *Sequence) {
+	s.WriteString(verb)
+	for i, st := range q.Steps {
+		if i > 0 {
+			switch st.Within {
+			case MaxWithin:
+				s.WriteString(", then on any later day ")
+			case 1:
+				s.WriteString(", then on the next day ")
+			default:
+				fmt.Fprintf(s, ", then 1 to %d days later ", st.Within)
+			}
+		}
+		s.what(st.Trait)
+		if st.Sources != nil {
+			s.WriteString(" (counting only " + strings.TrimPrefix(via(st.Sources), " via ") + ")")
+		}
+	}
+	s.WriteString(", all " + windowWords(q.Window))
+}
+
+// what names a trait.
+func (s *speaker) what(t taxonomy.Trait) {
 	what := ""
 	if s.title != nil {
-		what = s.title(t.Trait)
+		what = s.title(t)
 	}
-	switch code := name(string(t.Trait)); {
-	case t.Trait == taxonomy.TraitAny:
+	switch code := name(string(t)); {
+	case t == taxonomy.TraitAny:
 		s.WriteString("any kind of event")
 	case what != "":
 		// A title may hold anything; only its own end is a ”.
@@ -116,11 +153,22 @@ func (s *speaker) trait(verb string, t *Trait) {
 	default:
 		s.WriteString(code)
 	}
-	s.WriteString(" " + Often(t))
 }
 
 func (s *speaker) attribute(verb string, a *Attribute) {
 	s.WriteString(verb + name(a.Key) + " ")
+	if r := a.Range; r != nil {
+		if r.Low.Set {
+			s.WriteString(map[bool]string{false: "of at least ", true: "of more than "}[r.Low.Open] + numeral(r.Low.Value))
+		}
+		if r.Low.Set && r.High.Set {
+			s.WriteString(" and ")
+		}
+		if r.High.Set {
+			s.WriteString(map[bool]string{false: "of at most ", true: "of less than "}[r.High.Open] + numeral(r.High.Value))
+		}
+		return
+	}
 	for i, v := range a.In {
 		if i > 0 {
 			s.WriteString(" or ")
@@ -129,19 +177,21 @@ func (s *speaker) attribute(verb string, a *Attribute) {
 	}
 }
 
+func windowWords(w Window) string {
+	switch {
+	case w.Days == 1:
+		return "today"
+	case w.Days > 1:
+		return fmt.Sprintf("in the last %d days", w.Days)
+	}
+	return fmt.Sprintf("from %s to %s", w.From, w.To)
+}
+
 // Often says the window of a trait, how often it was had there, when it was last
 // seen and which sources count: "in the last 30 days, on at least 3 days".
 func Often(t *Trait) string {
 	var b strings.Builder
-	w := t.Window
-	switch {
-	case w.Days == 1:
-		b.WriteString("today")
-	case w.Days > 1:
-		fmt.Fprintf(&b, "in the last %d days", w.Days)
-	default:
-		fmt.Fprintf(&b, "from %s to %s", w.From, w.To)
-	}
+	b.WriteString(windowWords(t.Window))
 	days := t.Unit == index.DistinctDays
 	times := func(n int) string {
 		switch {

@@ -20,13 +20,16 @@ func TestSentencesReadAsPeopleSpeak(t *testing.T) {
 		"any in 7d":                    "Visitors who had any kind of event in the last 7 days.",
 		"c:p/grocery on 1+ days":       "Visitors who had “Grocery” (c:p/grocery) in the last 90 days, on at least 1 day.",
 		"c:p/odd last seen 1 days ago": "Visitors who had “An 'odd' one” (c:p/odd) in the last 90 days, last seen 1 day ago.",
-		"c:p/grocery in 30d on 3+ days and not in list crm":     "Visitors who had “Grocery” (c:p/grocery) in the last 30 days, on at least 3 days, and are not on the list crm.",
-		"not (c:p/a or age is 18-24 or 25-34) and audience vip": "Visitors who (neither had c:p/a in the last 90 days, nor have age 18-24 or 25-34), and are in the audience vip.",
-		"c:p/a and (c:p/b or not c:p/c in 1d)":                  "Visitors who had c:p/a in the last 90 days, and (had c:p/b in the last 90 days, or did not have c:p/c today).",
-		"not (c:p/a and c:p/b)":                                 "Visitors who are not those who (had c:p/a in the last 90 days, and had c:p/b in the last 90 days).",
-		"not not all of (not anyone)":                           "Visitors who are not those who (are not those who (meet all of (had no event in the last 90 days))).",
-		"c:p/a via shop or web from 2026-09-01 to 2026-09-30":   "Visitors who had c:p/a from 2026-09-01 to 2026-09-30, counting only shop or web.",
-		`"in" is ("say \"é\"", "or")`:                           `Visitors who have "in" "or" or "say \"é\"".`,
+		"c:p/grocery in 30d on 3+ days and not in list crm":                       "Visitors who had “Grocery” (c:p/grocery) in the last 30 days, on at least 3 days, and are not on the list crm.",
+		"not (c:p/a or age is 18-24 or 25-34) and audience vip":                   "Visitors who (neither had c:p/a in the last 90 days, nor have age 18-24 or 25-34), and are in the audience vip.",
+		"c:p/a and (c:p/b or not c:p/c in 1d)":                                    "Visitors who had c:p/a in the last 90 days, and (had c:p/b in the last 90 days, or did not have c:p/c today).",
+		"not (c:p/a and c:p/b)":                                                   "Visitors who are not those who (had c:p/a in the last 90 days, and had c:p/b in the last 90 days).",
+		"not not all of (not anyone)":                                             "Visitors who are not those who (are not those who (meet all of (had no event in the last 90 days))).",
+		"c:p/a via shop or web from 2026-09-01 to 2026-09-30":                     "Visitors who had c:p/a from 2026-09-01 to 2026-09-30, counting only shop or web.",
+		"c:p/grocery then any within 7d then c:p/a via shop in 30d and age >= 18": "Visitors who had “Grocery” (c:p/grocery), then 1 to 7 days later any kind of event, then on any later day c:p/a (counting only shop), all in the last 30 days, and have age of at least 18.",
+		"not c:p/a then c:p/b within 1d and not 18 < age < 30":                    "Visitors who did not have c:p/a, then on the next day c:p/b, all in the last 90 days, and do not have age of more than 18 and of less than 30.",
+		"as of 30 days ago (c:p/a in 7d) and not as of 2026-09-01 (in list crm)":  "Visitors who were, as of 30 days ago, those who (had c:p/a in the last 7 days), and are not those who (were, as of 2026-09-01, those who (are on the list crm)).",
+		`"in" is ("say \"é\"", "or")`:                                             `Visitors who have "in" "or" or "say \"é\"".`,
 	} {
 		e, err := query.ParseText(text)
 		if err != nil {

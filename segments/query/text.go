@@ -60,7 +60,7 @@ const (
 	tokEnd    tokenKind = iota
 	tokWord             // without quotes: a keyword, or any name
 	tokQuoted           // in quotes: only ever a name
-	tokMark             // ( ) ,
+	tokMark             // ( ) , < <= > >=
 )
 
 type token struct {
@@ -86,12 +86,28 @@ func (t token) is(s string) bool {
 
 // keywords may not stand as names without quotes.
 var keywords = []string{"and", "or", "not", "in", "is", "via", "from", "to", "on", "at", "last", "seen", "days", "times", "ago",
-	"list", "audience", "any", "anyone", "all", "one", "of", "never", "between"}
+	"list", "audience", "any", "anyone", "all", "one", "of", "never", "between", "then", "within", "as"}
 
 func isKeyword(s string) bool { return slices.Contains(keywords, strings.ToLower(s)) }
 
 // mark reports whether r ends a word.
-func mark(r rune) bool { return r == '(' || r == ')' || r == ',' || r == '"' || unicode.IsSpace(r) }
+func mark(r rune) bool {
+	return r == '(' || r == ')' || r == ',' || r == '"' || r == '<' || r == '>' || unicode.IsSpace(r)
+}
+
+// comparison returns the comparison that s begins with, and its bytes. Those who
+// come from Audience Manager write => for >=.
+func comparison(s string) (op string, n int) {
+	for _, c := range [...][2]string{{">=", ">="}, {"<=", "<="}, {"=>", ">="}, {"=<", "<="}, {">", ">"}, {"<", "<"}} {
+		if strings.HasPrefix(s, c[0]) {
+			return c[1], len(c[0])
+		}
+	}
+	return "", 0
+}
+
+// compares reports whether t is a comparison.
+func (t token) compares() bool { return t.kind == tokMark && (t.s[0] == '<' || t.s[0] == '>') }
 
 func isTraitWord(s string) bool {
 	return len(s) > 1 && s[1] == ':' && strings.IndexByte("ckal", s[0]) >= 0
@@ -156,6 +172,10 @@ func (p *textParser) lex() {
 			i += n
 		case r == '"':
 			i = p.quoted(i)
+		case r == '<' || r == '>' || r == '=' && comparesAt(p.text[i:]):
+			op, n := comparison(p.text[i:])
+			p.toks = append(p.toks, token{tokMark, i, op})
+			i += n
 		case mark(r):
 			p.toks = append(p.toks, token{tokMark, i, string(r)})
 			i += n
@@ -163,7 +183,7 @@ func (p *textParser) lex() {
 			end := i
 			for end < len(p.text) {
 				r, n := utf8.DecodeRuneInString(p.text[end:])
-				if mark(r) {
+				if mark(r) || r == '=' && comparesAt(p.text[end:]) {
 					break
 				}
 				end += n
@@ -174,6 +194,8 @@ func (p *textParser) lex() {
 	}
 	p.toks = append(p.toks, token{tokEnd, len(p.text), ""})
 }
+
+func comparesAt(s string) bool { _, n := comparison(s); return n > 0 }
 
 // quoted reads "a name", in which \" and \\ stand for " and \.
 func (p *textParser) quoted(start int) (next int) {
@@ -297,6 +319,10 @@ func (p *textParser) part(depth int) *textNode {
 		return p.of(depth)
 	case p.peek().is("is"):
 		return p.attribute()
+	case p.peek().compares():
+		return p.comparison()
+	case t.is("as") && p.peek().is("of"):
+		return p.asOf(depth)
 	case t.is("anyone"):
 		p.i++
 		return &textNode{e: Any{}, at: t.at}
@@ -317,7 +343,7 @@ func (p *textParser) part(depth int) *textNode {
 			n.bad = true
 			p.fault(t.at, "%.80q %s", t.s, why)
 		}
-		return p.modifiers(n, e)
+		return p.sequence(p.modifiers(n, e))
 	case t.kind == tokWord && !isKeyword(t.s):
 		if meant, ok := near.Word(t.s, keywords, 1); ok {
 			return p.lost(t.at, "%s is not understood; did you mean %q?", t, meant)
@@ -456,7 +482,7 @@ func (p *textParser) more() bool {
 	}
 	v := p.peek()
 	after := p.toks[min(p.i+2, len(p.toks)-1)]
-	return (v.kind == tokQuoted || v.kind == tokWord && !isKeyword(v.s)) && !isTraitWord(v.s) && !after.is("is")
+	return (v.kind == tokQuoted || v.kind == tokWord && !isKeyword(v.s)) && !isTraitWord(v.s) && !after.is("is") && !after.compares()
 }
 
 // modifiers reads what stands behind a trait, each at most once, in any order.
@@ -476,32 +502,12 @@ func (p *textParser) modifiers(n *textNode, t Trait) *textNode {
 	for {
 		w := p.tok()
 		switch {
-		case w.is("in") && once("window"):
-			p.i++
-			d, ok := windowDays(p.tok())
-			if !ok {
-				return fail("%s is not a window; want 1d to %dd (1d is today), or from 2026-09-01 to 2026-09-30", p.tok(), taxonomy.RetentionDays)
+		case (w.is("in") || w.is("from")) && once("window"):
+			if why := p.window(&t.Window); why != "" {
+				return fail("%s", why)
 			}
-			t.Window = LastDays(d)
-			p.i++
-		case w.is("from") && once("window"):
-			p.i++
-			var err error
-			var win Window
-			if win.From, err = taxonomy.ParseDay(p.tok().s); err != nil {
-				return fail("%s is not a day; want YYYY-MM-DD (sources stand behind via)", p.tok())
-			}
-			p.i++
-			if !p.take("to") {
-				return fail("want to and the last day, got %s", p.tok())
-			}
-			if win.To, err = taxonomy.ParseDay(p.tok().s); err != nil {
-				return fail("%s is not a day; want YYYY-MM-DD", p.tok())
-			}
-			t.Window = win
-			p.i++
 		case w.is("via") && once("sources"):
-			if !p.sources(&t) {
+			if !p.sources(&t.Sources) {
 				return fail("want a source, got %s", p.tok())
 			}
 		case (w.is("on") || w.is("at") || w.kind == tokWord && startsDigit(w.s)) && once("min"):
@@ -539,7 +545,37 @@ func windowDays(t token) (int, bool) {
 	return n, ok && err == nil && t.kind == tokWord && strconv.Itoa(n) == digits && n >= 1 && n <= taxonomy.RetentionDays
 }
 
-func (p *textParser) sources(t *Trait) bool {
+// window reads "in 30d" and "from 2026-09-01 to 2026-09-30". It returns what is
+// wrong with the next token, or "".
+func (p *textParser) window(w *Window) string {
+	if p.take("in") {
+		d, ok := windowDays(p.tok())
+		if !ok {
+			return fmt.Sprintf("%s is not a window; want 1d to %dd (1d is today), or from 2026-09-01 to 2026-09-30", p.tok(), taxonomy.RetentionDays)
+		}
+		*w = LastDays(d)
+		p.i++
+		return ""
+	}
+	p.i++ // from
+	var err error
+	var win Window
+	if win.From, err = taxonomy.ParseDay(p.tok().s); err != nil {
+		return fmt.Sprintf("%s is not a day; want YYYY-MM-DD (sources stand behind via)", p.tok())
+	}
+	p.i++
+	if !p.take("to") {
+		return fmt.Sprintf("want to and the last day, got %s", p.tok())
+	}
+	if win.To, err = taxonomy.ParseDay(p.tok().s); err != nil {
+		return fmt.Sprintf("%s is not a day; want YYYY-MM-DD", p.tok())
+	}
+	*w = win
+	p.i++
+	return ""
+}
+
+func (p *textParser) sources(ids *[]taxonomy.SourceID) bool {
 	p.i++ // via
 	for {
 		s := p.tok()
@@ -547,13 +583,13 @@ func (p *textParser) sources(t *Trait) bool {
 			return false
 		}
 		p.i++
-		t.Sources = append(t.Sources, taxonomy.SourceID(s.s))
+		*ids = append(*ids, taxonomy.SourceID(s.s))
 		if !p.more() {
 			break
 		}
 		p.i++ // or
 	}
-	slices.Sort(t.Sources)
+	slices.Sort(*ids)
 	return true
 }
 
@@ -643,6 +679,8 @@ func (p *textParser) check(root *textNode) {
 				visit(nth(path, "or", i), k)
 			case Not:
 				visit(join(path, "not"), k)
+			case AsOf:
+				visit(join(path, "of"), k)
 			}
 		}
 	}

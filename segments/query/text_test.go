@@ -32,6 +32,7 @@ func TestTextReadsAsItIsSaid(t *testing.T) {
 	one := func(of ...query.Expr) query.Expr { return query.Or{Of: of} }
 	not := func(e query.Expr) query.Expr { return query.Not{Of: e} }
 	a, b, c := had("c:a/a"), had("c:a/b"), had("c:a/c")
+	first, _ := taxonomy.ParseDay("2026-09-01")
 	sept := func(x *query.Trait) {
 		x.Window.Days = 0
 		x.Window.From, _ = taxonomy.ParseDay("2026-09-01")
@@ -66,6 +67,16 @@ func TestTextReadsAsItIsSaid(t *testing.T) {
 		{"c:a/a 3 times", had("c:a/a", often(3, 3, 0)), true},
 		{"c:a/a at least 3 times", had("c:a/a", often(3, 0, 0)), false},
 		{"c:a/a last seen 0 days ago", had("c:a/a", seen(0, 0)), true},
+		{"c:a/a then c:a/b within 7d in 30d",
+			query.Sequence{Steps: []query.Step{{Trait: "c:a/a"}, {Trait: "c:a/b", Within: 7}}, Window: query.LastDays(30)}, true},
+		{"not c:a/a via shop or bought then any then c:a/c via web within 1d",
+			not(query.Sequence{Steps: []query.Step{{Trait: "c:a/a", Sources: []taxonomy.SourceID{"bought", "shop"}}, {Trait: "any", Within: 89}, {Trait: "c:a/c", Within: 1, Sources: []taxonomy.SourceID{"web"}}}, Window: query.LastDays(90)}), false},
+		{"age >= 18", query.Attribute{Key: "age", Range: &query.Range{Low: query.Bound{Set: true, Value: 18}}}, true},
+		{"age=>18", query.Attribute{Key: "age", Range: &query.Range{Low: query.Bound{Set: true, Value: 18}}}, false},
+		{"18 <= age < 30.5 or sex is f", one(query.Attribute{Key: "age", Range: &query.Range{Low: query.Bound{Set: true, Value: 18}, High: query.Bound{Set: true, Value: 30.5, Open: true}}}, query.Attribute{Key: "sex", In: []string{"f"}}), true},
+		{`"18" > -1 and x is y or age < 3`, one(all(query.Attribute{Key: "18", Range: &query.Range{Low: query.Bound{Set: true, Value: -1, Open: true}}}, query.Attribute{Key: "x", In: []string{"y"}}), query.Attribute{Key: "age", Range: &query.Range{High: query.Bound{Set: true, Value: 3, Open: true}}}), true},
+		{"as of 2026-09-01 (c:a/a or c:a/b) and as of 1 day ago (anyone)", all(query.AsOf{Day: first, Of: one(a, b)}, query.AsOf{Ago: 1, Of: query.Any{}}), true},
+		{"as of 30 days ago (c:a/a in 7d)", query.AsOf{Ago: 30, Of: had("c:a/a", days(7))}, true},
 		{`"k:department=FRZN ICE" 4+ times`, had("k:department=FRZN ICE", often(4, 0, 0)), true},
 		{`"in" is ("c:a/b", "or", a\b, "say ""\"")`, nil, false},
 		{`"in" is (a\b, c:x, "or", "say \"é\"")`, query.Attribute{Key: "in", In: []string{`a\b`, "c:x", "or", `say "é"`}}, true},
@@ -119,6 +130,18 @@ func TestTextFaultsAllComeWithTheirPlaces(t *testing.T) {
 		{"via is x", "1:1", "put it in quotes"},
 		{`"c:a/b`, "1:1", "not closed"},
 		{"é is é and robots", "1:12", "audience robots"},
+		{"c:a/b in 3d then c:a/c", "1:7", "a step says only"},
+		{"c:a/b then grocery", "1:12", "want what was had then"},
+		{"c:a/b then c:a/c within 90d", "1:18", "is not within 1"},
+		{"c:a/b then a:age=1", "1:12", "is an attribute"},
+		{"18 > age", "1:4", "write the name first"},
+		{"age >= old", "1:8", "want a number"},
+		{"30 < age < 18", "1:12", "no number lies between"},
+		{"18 <= age > 3", "1:13", "said twice"},
+		{"as of tomorrow (anyone)", "1:7", "want a day such as"},
+		{"as of 95 days ago (anyone)", "1:7", "1 to 89"},
+		{"as of 3 days ago anyone", "1:18", "want '('"},
+		{"as of 3 days ago (c:a/b in 91d)", "1:28", "1d to 90d"},
 		{"in list", "1:8", "want the ID"},
 		{"in 30d", "1:4", "a window follows"},
 		{"all of c:a/b", "1:8", "want '('"},
@@ -154,7 +177,7 @@ func TestTextFaultsAllComeWithTheirPlaces(t *testing.T) {
 
 // odd makes names that look like words of the language.
 var odd = rapid.OneOf(
-	rapid.SampledFrom([]string{"or", "AND", "is", "any", "c:x", "k:a=b", "(", `"`, `\`, `\"`, "a b", ",", "3+", "30d", "é\u00a0", "last", "\u2028"}),
+	rapid.SampledFrom([]string{"18", "-1.5", "<", "a=>b", "then", "as", "or", "AND", "is", "any", "c:x", "k:a=b", "(", `"`, `\`, `\"`, "a b", ",", "3+", "30d", "é\u00a0", "last", "\u2028"}),
 	rapid.StringMatching(`[a-z "\\(),:=é]{1,8}`))
 
 func oddly(t *rapid.T, e query.Expr) query.Expr {
@@ -169,9 +192,14 @@ func oddly(t *rapid.T, e query.Expr) query.Expr {
 		}
 	case query.Not:
 		return query.Not{Of: oddly(t, e.Of)}
+	case query.AsOf:
+		e.Of = oddly(t, e.Of)
+		return e
 	case query.Attribute:
 		if rapid.Bool().Draw(t, "odd") {
-			e = query.Attribute{Key: odd.Draw(t, "key"), In: []string{odd.Draw(t, "value")}}
+			if e.Key = odd.Draw(t, "key"); e.Range == nil {
+				e.In = []string{odd.Draw(t, "value")}
+			}
 		}
 		if query.Check(e) == nil {
 			return e
@@ -217,7 +245,7 @@ func TestTextTreeAndJSONRoundTrip(t *testing.T) {
 
 func FuzzParseText(f *testing.F) {
 	for _, s := range []string{"c:a/b in 30d on 3+ days and not (k:x=y or in list crm)", `"a" is ("c:x", b) or age is x or y`, "last seen 2–5 days ago",
-		"all of (anyone, one of (audience x))", "c:a/b via a or b from 2026-09-01 to 2026-09-02 0-3 times", "not not (", "c:a/b at most", "in in in is is or"} {
+		"all of (anyone, one of (audience x))", "c:a/b via a or b from 2026-09-01 to 2026-09-02 0-3 times", "not not (", "c:a/b at most", "c:a/b then any via x within 3d in 4d", "18 <= age < 30 and x => 1", "as of 3 days ago (as of 2026-09-01 (c:a/b))", "in in in is is or"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

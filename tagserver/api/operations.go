@@ -202,7 +202,7 @@ func (a *API) dryRunRule(ctx context.Context, in *dryRunIn) (*bodyOut[ruleDryRun
 		return nil, a.fail(what, err)
 	}
 	for _, d := range c.All() {
-		if slices.ContainsFunc(traitsOf(c, d.ID), func(t query.Trait) bool { return plan.Reach.Has(t.Trait) }) {
+		if slices.ContainsFunc(traitsOf(c, d.ID), func(t query.Step) bool { return plan.Reach.Has(t.Trait) }) {
 			v.Audiences = append(v.Audiences, d.ID)
 		}
 	}

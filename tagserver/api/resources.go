@@ -108,7 +108,7 @@ func usersOfSource(w *world, s *taxonomy.Source) (users []tagserver.ProblemError
 		return nil, err
 	}
 	for _, d := range c.All() {
-		if slices.ContainsFunc(traitsOf(c, d.ID), func(t query.Trait) bool { return slices.Contains(t.Sources, s.ID) }) {
+		if slices.ContainsFunc(traitsOf(c, d.ID), func(t query.Step) bool { return slices.Contains(t.Sources, s.ID) }) {
 			users = append(users, fault("audiences/"+string(d.ID), "names this source in its rule"))
 		}
 	}
@@ -344,29 +344,13 @@ func usersOfAudience(w *world, d *audience.Definition) (users []tagserver.Proble
 	return users, err
 }
 
-// traitsOf returns the parts of an audience's own rule that name a trait.
-func traitsOf(c *audience.Catalog, id taxonomy.AudienceID) (traits []query.Trait) {
-	var walk func(query.Expr)
-	walk = func(e query.Expr) {
-		switch e := e.(type) {
-		case query.And:
-			for _, k := range e.Of {
-				walk(k)
-			}
-		case query.Or:
-			for _, k := range e.Of {
-				walk(k)
-			}
-		case query.Not:
-			walk(e.Of)
-		case query.Trait:
-			traits = append(traits, e)
-		}
+// traitsOf returns the traits that an audience's own rule names.
+func traitsOf(c *audience.Catalog, id taxonomy.AudienceID) []query.Step {
+	e, ok := c.Audience(id)
+	if !ok {
+		return nil
 	}
-	if e, ok := c.Audience(id); ok {
-		walk(e)
-	}
-	return traits
+	return query.Named(e)
 }
 
 // Destinations.

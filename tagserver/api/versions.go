@@ -318,7 +318,7 @@ func (w *world) usersOfCategory(t *tree.Taxonomy, category string) (users []tags
 		return nil, err
 	}
 	for _, d := range c.All() {
-		if slices.ContainsFunc(traitsOf(c, d.ID), func(x query.Trait) bool { return x.Trait == trait }) {
+		if slices.ContainsFunc(traitsOf(c, d.ID), func(x query.Step) bool { return x.Trait == trait }) {
 			users = append(users, fault("audiences/"+string(d.ID), "names it in its rule"))
 		}
 		if d.Lookalike != nil && slices.Contains(d.Lookalike.Exclude, trait) {

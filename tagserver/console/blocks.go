@@ -22,6 +22,7 @@ type block struct {
 	Trait, Sources, Window, Min, Max, Unit, LastMin, LastMax string // of a trait
 	Key, In                                                  string // of an attribute; a value a line
 	List, Audience                                           string
+	Text                                                     string // any part, as it stands in the text of a rule
 
 	Of []*block
 
@@ -49,6 +50,7 @@ func (b *block) Leaf() bool { return !b.Group() && b.Kind != "not" }
 // leafKinds are what a part can ask for.
 var leafKinds = []struct{ Kind, Name string }{
 	{"trait", "had a category or key=value"}, {"attribute", "has an attribute"}, {"list", "is on a list"}, {"audience", "is in an audience"}, {"any", "had any event"},
+	{"text", "as text: a sequence, a comparison, an earlier day"},
 }
 
 // Kinds are the choices of a leaf.
@@ -91,13 +93,20 @@ func blockOf(e query.Expr) *block {
 		}
 		return b
 	case query.Attribute:
+		if e.Range != nil {
+			break
+		}
 		return &block{Kind: "attribute", Key: e.Key, In: strings.Join(e.In, "\n")}
 	case query.List:
 		return &block{Kind: "list", List: string(e.List)}
 	case query.Audience:
 		return &block{Kind: "audience", Audience: string(e.ID)}
+	case query.Any:
+		return &block{Kind: "any"}
 	}
-	return &block{Kind: "any"}
+	// Sequences, comparisons and earlier days have no fields of their own: they are
+	// written as they are in the text.
+	return &block{Kind: "text", Text: query.Text(e)}
 }
 
 // number lays blocks out: numbers in the order in which they stand, and the places
@@ -154,6 +163,8 @@ func readBlocks(v url.Values) *block {
 			b.List = trimmed("list")
 		case "audience":
 			b.Audience = trimmed("audience")
+		case "text":
+			b.Text = trimmed("text")
 		default:
 			b.Kind = "any"
 		}
@@ -191,6 +202,8 @@ func (b *block) encode(v url.Values) {
 			set("list", b.List)
 		case "audience":
 			set("audience", b.Audience)
+		case "text":
+			set("text", b.Text)
 		}
 	}
 }
@@ -345,6 +358,14 @@ func (b *block) expr() query.Expr {
 			return query.List{List: taxonomy.ListID(b.List)}
 		case "audience":
 			return query.Audience{ID: taxonomy.AudienceID(b.Audience)}
+		case "text":
+			e, err := query.ParseText(b.Text)
+			for _, f := range taxonomy.Faults(err) {
+				fault(b, "text", f.Field+": "+f.Err.Error())
+			}
+			if err == nil {
+				return e
+			}
 		}
 		return query.Any{}
 	}

@@ -15,9 +15,9 @@ import (
 
 // drawExpr draws any expression that the language has.
 func drawExpr(t *rapid.T, depth int) query.Expr {
-	kinds := []string{"any", "trait", "trait", "attribute", "list", "audience"}
+	kinds := []string{"any", "trait", "trait", "attribute", "list", "audience", "sequence", "compared"}
 	if depth > 0 {
-		kinds = append(kinds, "and", "or", "not", "and", "or")
+		kinds = append(kinds, "and", "or", "not", "and", "or", "as of")
 	}
 	slug := rapid.StringMatching(`[a-z][a-z0-9-]{0,8}[a-z0-9]`)
 	switch rapid.SampledFrom(kinds).Draw(t, "kind") {
@@ -55,6 +55,12 @@ func drawExpr(t *rapid.T, depth int) query.Expr {
 			x.Sources = []taxonomy.SourceID{"crm", "web"}
 		}
 		return x
+	case "sequence":
+		return query.Sequence{Steps: []query.Step{{Trait: "c:a/b"}, {Trait: "k:x=y z", Within: 7, Sources: []taxonomy.SourceID{"web"}}}, Window: query.LastDays(30)}
+	case "compared":
+		return query.Attribute{Key: "age", Range: &query.Range{Low: query.Bound{Set: true, Value: 18}}}
+	case "as of":
+		return query.AsOf{Ago: 30, Of: drawExpr(t, depth-1)}
 	case "attribute":
 		return query.Attribute{Key: "age group", In: []string{" x", "18-24", "a or b", "ü, \"q\""}}
 	case "list":

@@ -176,7 +176,12 @@ func (c *Console) explain(e query.Expr) clause {
 		return clause{Lead: "had any event in the last 90 days"}
 	case query.Trait:
 		return clause{Lead: "had", Title: c.title(e.Trait), Code: string(e.Trait), Rest: query.Often(&e)}
+	case query.AsOf:
+		return list(query.Describe(e)+", matched", []query.Expr{e.Of})
 	case query.Attribute:
+		if e.Range != nil {
+			break
+		}
 		return clause{Lead: "has", Code: e.Key, Rest: strings.Join(e.In, " or ")}
 	case query.List:
 		return clause{Lead: "is on the list", Code: string(e.List)}

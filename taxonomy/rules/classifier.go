@@ -249,7 +249,7 @@ func (r *run) field(f *fieldIndex, s string) {
 		}
 	}
 	if len(f.ranges) > 0 {
-		if v, ok := number(s); ok {
+		if v, ok := taxonomy.Number(s); ok {
 			for i := f.upTo(v) - 1; i >= 0 && f.ranges[i].reach >= v; i-- {
 				if f.ranges[i].max >= v {
 					r.try(f.ranges[i].rules)

@@ -2,7 +2,6 @@ package rules
 
 import (
 	"net/url"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -55,32 +54,6 @@ func splitURL(u string) (host, path string) {
 		return host, "/"
 	}
 	return host, ""
-}
-
-// number reads a decimal number: digits with an optional sign and one optional
-// point. No exponent, so a value of bounded length is always in range, and
-// nothing that is not a number costs an error.
-func number(s string) (float64, bool) {
-	if s == "" || len(s) > 40 {
-		return 0, false
-	}
-	digits, point := 0, false
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c >= '0' && c <= '9':
-			digits++
-		case c == '.' && !point:
-			point = true
-		case (c == '-' || c == '+') && i == 0:
-		default:
-			return 0, false
-		}
-	}
-	if digits == 0 {
-		return 0, false
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	return f, err == nil
 }
 
 // domainSuffix reports whether host is s or a subdomain of it.
@@ -161,7 +134,7 @@ func (c *condition) asks(v *view, e *taxonomy.Event) bool {
 	case opExists:
 		return true
 	case opRange:
-		f, ok := number(s)
+		f, ok := taxonomy.Number(s)
 		return ok && c.min <= f && f <= c.max && !(c.above && f == c.min) && !(c.below && f == c.max)
 	case opMatches:
 		return c.pattern.MatchString(s)

@@ -182,15 +182,5 @@ func refolded(now, then *catalog) (ids []taxonomy.AudienceID) {
 }
 
 func namesOneOf(e query.Expr, reach *rules.Reach) bool {
-	switch e := e.(type) {
-	case query.And:
-		return slices.ContainsFunc(e.Of, func(e query.Expr) bool { return namesOneOf(e, reach) })
-	case query.Or:
-		return slices.ContainsFunc(e.Of, func(e query.Expr) bool { return namesOneOf(e, reach) })
-	case query.Not:
-		return namesOneOf(e.Of, reach)
-	case query.Trait:
-		return reach.Has(e.Trait)
-	}
-	return false
+	return slices.ContainsFunc(query.Traits(e), reach.Has)
 }

@@ -54,7 +54,7 @@ func (v *View) answers(n int, op *index.Operand) bool {
 		}
 		return min(total, 255) >= int(op.Min)
 	case index.OpNewest:
-		c, ok := v.statement(n, op.All, op.AsOf)
+		c, ok := v.statement(n, op.All, max(op.From, op.AsOf.Oldest()), op.AsOf)
 		return ok && slices.Contains(op.Columns, c)
 	case index.OpSet:
 		return v.sets[op.Set][n]
@@ -62,9 +62,9 @@ func (v *View) answers(n int, op *index.Operand) bool {
 	return false
 }
 
-func (v *View) statement(n int, all []taxonomy.Column, asOf taxonomy.Day) (c taxonomy.Column, ok bool) {
+func (v *View) statement(n int, all []taxonomy.Column, from, asOf taxonomy.Day) (c taxonomy.Column, ok bool) {
 	for _, s := range v.stated[n] {
-		if asOf.Oldest() <= s.Day && s.Day <= asOf && slices.Contains(all, s.Column) {
+		if from <= s.Day && s.Day <= asOf && slices.Contains(all, s.Column) {
 			c, ok = s.Column, true
 		}
 	}
@@ -153,7 +153,7 @@ func (f *VisitorFacts) Count(c taxonomy.Column, d taxonomy.Day) (n int) {
 // Statement is that of query.Facts.
 func (f *VisitorFacts) Statement(all []taxonomy.Column, asOf taxonomy.Day) (c taxonomy.Column, ok bool) {
 	for _, s := range f.v.stated[f.n] {
-		if s.Day < asOf.Oldest() || s.Day > asOf {
+		if s.Day < asOf.Oldest() || s.Day > asOf || s.Day.Expired(f.v.w.Now) {
 			continue
 		}
 		key, _ := s.Column.Trait.Statement()
