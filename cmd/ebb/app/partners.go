@@ -60,6 +60,7 @@ func (a *App) transports() map[string]delivery.Transport {
 			return a.env.Resolve(ctx, host)
 		},
 		Connect: a.env.Dial,
+		Private: a.cfg.PrivateReceivers,
 	}
 	return map[string]delivery.Transport{
 		"pull":  pull.Transport{},

@@ -44,6 +44,8 @@ type Config struct {
 	Consent    Consent    `key:"consent"`
 	Geo        Geo        `key:"geo"`
 
+	PrivateReceivers []netip.Prefix `key:"private_receivers" value:"CIDR,…" help:"Networks of this house in which receivers may be reached. Default: none, and only public addresses are."`
+
 	Compress        bool   `key:"compress" value:"BOOL" default:"true" help:"Compress what is written to disk. Off only to look for bytes."`
 	ExportFloor     int    `key:"export_floor" value:"N" default:"1000" help:"The smallest audience that is delivered; a smaller one is delivered empty."`
 	NewIDsPerMinute int    `key:"new_ids_per_minute" value:"N" default:"1200" help:"How many new visitors one class of addresses (a /24, or a /48 of IPv6) may make in a minute."`

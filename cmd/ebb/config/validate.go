@@ -185,6 +185,11 @@ func (r *Resolved) Warnings() (out []string) {
 			warn("trusted_proxies: %s believes the X-Forwarded-For of everyone", p)
 		}
 	}
+	for _, p := range r.PrivateReceivers {
+		if p.Bits() == 0 {
+			warn("private_receivers: %s lets whoever defines destinations reach every address of this house", p)
+		}
+	}
 	if len(r.Proxies) > 0 && r.PublicOrigin == "" {
 		warn("public_origin: behind a proxy the snippet for pages needs the address that browsers see; it is not set")
 	}
