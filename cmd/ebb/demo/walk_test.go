@@ -25,6 +25,11 @@ import (
 // chromium starts a browser, or skips, or fails in CI, where it must be there.
 func chromium(t *testing.T) context.Context {
 	t.Helper()
+	return chromiumFor(t, 90*time.Second)
+}
+
+func chromiumFor(t *testing.T, life time.Duration) context.Context {
+	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("CI") != "" {
@@ -41,7 +46,7 @@ func chromium(t *testing.T) context.Context {
 	// Waits until the browser is gone, so that nobody writes into a folder that is
 	// being removed.
 	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
-	ctx, cancel = context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel = context.WithTimeout(ctx, life)
 	t.Cleanup(cancel)
 	return ctx
 }
