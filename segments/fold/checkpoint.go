@@ -145,6 +145,7 @@ type stored struct {
 // write writes a capture's files and commits them. It does not touch the state,
 // and what it is given it leaves as it was, so that a failed write is repeated.
 func (f *Fold) write(ctx context.Context, c *capture) (next stored, hours map[int64][]*seenFile, err error) {
+	defer func() { err = errors.Join(err, f.files.aside.settle()) }()
 	m := &c.manifest
 	m.Epoch, m.Term = f.opt.Epoch, f.opt.Term
 	m.Days, m.Seen = nil, nil

@@ -53,7 +53,12 @@ type Options struct {
 	BatchBytes int
 	// CheckpointBytes of folded log make a checkpoint due; 0 means 32 MiB (R6).
 	CheckpointBytes int64
-	Logger          *slog.Logger
+	// Parallel is how many files of days are read or written at once; 0 means one.
+	Parallel int
+	// Before, if set, is a follower of the group: days that it has are not read
+	// again.
+	Before *Fold
+	Logger *slog.Logger
 }
 
 // Fold keeps a State in step with the log of one group, and in checkpoints.

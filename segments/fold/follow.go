@@ -29,7 +29,7 @@ func Follow(ctx context.Context, opt Options, before *Fold) (*Fold, error) {
 	}
 	opt.OnErased, opt.OnUnmatched = nil, nil
 	f := &Fold{opt: opt, state: NewState(opt.Config), seen: &seenFiles{}, following: true}
-	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1}
+	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1, aside: newAside(opt.Parallel)}
 	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}, rules: map[uint32]rulesRef{}}
 	if before != nil {
 		f.known = before.layersByFile()
@@ -45,6 +45,7 @@ func Follow(ctx context.Context, opt Options, before *Fold) (*Fold, error) {
 		f.begin()
 		return f, nil
 	}
+	f.prefetch(ctx, m)
 	err = f.load(ctx, m, version)
 	f.known = nil
 	if err != nil {

@@ -23,13 +23,14 @@ func TestAFollowerKnowsTheCheckpointAndItsOwnLog(t *testing.T) {
 	log := newLagLog(2)
 	builders, own := log.order[0], log.order[1]
 	w := newWorld(log, now)
+	w.hook = func(o *Options) { o.Parallel = 4 } // files of days side by side
 	b := w.open(t)
 	log.append(builders, now, visitOf(1, now, 1, "a"), visitOf(2, now, 2, "a"))
 	log.showAll()
 	drainAll(t, b)
 	checkpoint(t, b)
 
-	o := Options{Config: w.cfg, Keyed: failingKeyed{w.model.Keyed(), w}, Blobs: failingBlobs{w.model.Blobs(), w}, Rules: func() Classifier { return byName{} }}
+	o := Options{Config: w.cfg, Keyed: failingKeyed{w.model.Keyed(), w}, Blobs: failingBlobs{w.model.Blobs(), w}, Rules: func() Classifier { return byName{} }, Parallel: 4}
 	mine := newLagLog(2)
 	o.Log = mine
 	w.fail = 0 // whatever writes from now on fails

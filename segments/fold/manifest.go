@@ -82,6 +82,7 @@ type files struct {
 	blobs  retention.Blobs
 	folder string
 	next   uint64
+	aside  *aside
 }
 
 func folderOf(g taxonomy.Group) string { return fmt.Sprintf("fold/%d", g) }
@@ -92,10 +93,16 @@ func (f *files) name(n uint64, kind string) string { return fmt.Sprintf("%s/%d.%
 func (f *files) write(ctx context.Context, kind string, over taxonomy.Millis, b []byte) (fileRef, error) {
 	ref := fileRef{File: f.next, Bytes: int64(len(b))}
 	f.next++
-	if _, err := f.blobs.Put(ctx, f.name(ref.File, kind), over, bytes.NewReader(b)); err != nil {
-		return fileRef{}, fmt.Errorf("write %s: %w", f.name(ref.File, kind), err)
+	put := func() error {
+		if _, err := f.blobs.Put(ctx, f.name(ref.File, kind), over, bytes.NewReader(b)); err != nil {
+			return fmt.Errorf("write %s: %w", f.name(ref.File, kind), err)
+		}
+		return nil
 	}
-	return ref, nil
+	if kind == "day" { // nobody reads it back before the manifest
+		return ref, f.aside.do(put)
+	}
+	return ref, put()
 }
 
 // read returns a file's bytes.
@@ -209,6 +216,9 @@ func headKey(g taxonomy.Group) retention.Key {
 
 // commit writes the manifest and swaps the head to it.
 func (f *files) commit(ctx context.Context, keyed retention.Keyed, m *manifest, version uint64) (uint64, string, error) {
+	if err := f.aside.settle(); err != nil {
+		return 0, "", err
+	}
 	n := f.next
 	f.next++
 	m.NextFile = f.next

@@ -20,7 +20,8 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 		opt.CheckpointBytes = 32 << 20
 	}
 	f := &Fold{opt: opt, state: NewState(opt.Config), seen: &seenFiles{}}
-	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1}
+	f.opt.Before = nil // which would keep its memory
+	f.files = files{blobs: opt.Blobs, folder: folderOf(opt.Group), next: 1, aside: newAside(opt.Parallel)}
 	f.stored = stored{layers: map[*index.Layer]fileRef{}, seen: map[int64][]fileRef{}, rules: map[uint32]rulesRef{}}
 	m, version, err := f.files.readHead(ctx, opt.Keyed, opt.Group)
 	if err != nil {
@@ -39,6 +40,11 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 		f.begin()
 		return f, f.files.sweepAll(ctx, nil)
 	}
+	if opt.Before != nil && opt.Before.following {
+		f.known = opt.Before.layersByFile()
+	}
+	f.prefetch(ctx, m)
+	defer func() { f.known = nil }()
 	if err := f.load(ctx, m, version); err != nil {
 		return nil, fmt.Errorf("load checkpoint %d of group %d: %w", m.Number, opt.Group, err)
 	}

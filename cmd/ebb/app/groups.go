@@ -246,7 +246,7 @@ func (gs *groups) Close() error {
 
 // foldOptions are what a fold of this App is made of.
 func (a *App) foldOptions(n taxonomy.Group, term uint64) fold.Options {
-	return fold.Options{
+	o := fold.Options{
 		Config: fold.Config{Shards: a.install.Shards, Groups: a.install.Groups, Group: n, Erasure: func(k taxonomy.VisitorKey) [16]byte { return a.keys.Load().Erasure(k) }},
 		Log:    a.wal, Events: a.store.Events(), Keyed: a.store.Keyed(), Blobs: a.store.Blobs(),
 		Rules:           func() fold.Classifier { return a.catalog.Load().newest() },
@@ -260,6 +260,10 @@ func (a *App) foldOptions(n taxonomy.Group, term uint64) fold.Options {
 		Logger:          a.log,
 		CheckpointBytes: int64(a.cfg.Checkpoint.Bytes),
 	}
+	if a.cluster != nil {
+		o.Parallel = 16
+	}
+	return o
 }
 
 // openGroups takes the groups that are free, if this node builds, and follows
@@ -331,7 +335,17 @@ func (a *App) take(ctx context.Context, g *group) (bool, error) {
 		t.lists = newPageLists(a, g)
 		o.OnFolded = t.lists.folded
 	}
+	o.Before = g.fold.Load()
+	// It may take longer than the lease lives.
+	renewing, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = a.every(renewing, a.leaseLife()/4, "renew a lease", func(ctx context.Context) error { return a.renew(ctx, t) })
+	}()
 	f, err := fold.Open(ctx, o)
+	stop()
+	<-done
 	if err != nil {
 		return fail(err)
 	}

@@ -66,10 +66,8 @@ func (a *App) renewLeases(ctx context.Context) error {
 		if t == nil {
 			continue
 		}
-		asked := a.env.millis()
-		err := a.store.Leases().Renew(ctx, t.lease)
+		err := a.renew(ctx, t)
 		if err == nil {
-			t.renewed.Store(int64(asked))
 			continue
 		}
 		if a.cluster != nil && errors.Is(err, retention.ErrHeld) {
@@ -78,6 +76,16 @@ func (a *App) renewLeases(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// renew renews the lease of a tenure.
+func (a *App) renew(ctx context.Context, t *tenure) error {
+	asked := a.env.millis()
+	err := a.store.Leases().Renew(ctx, t.lease)
+	if err == nil {
+		t.renewed.Store(int64(asked))
+	}
+	return err
 }
 
 // lose ends a tenure: from here on the group is followed.
@@ -132,6 +140,18 @@ func (o *ownRecords) folded(_ context.Context, about []fold.Folded) error {
 		o.last[f.Visitor] = f.Last
 	}
 	return nil
+}
+
+// upTo reports whether any of them is of a writer, and not behind seq.
+func (o *ownRecords) upTo(w taxonomy.WriterID, seq uint64) bool {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	for _, r := range o.last {
+		if r.Writer == w && r.Seq <= seq {
+			return true
+		}
+	}
+	return false
 }
 
 func (o *ownRecords) of(k taxonomy.VisitorKey) (taxonomy.Ref, bool) {
@@ -389,7 +409,14 @@ func (a *App) awaitGroup(ctx context.Context, g *group) error {
 			return a.foldGroup(ctx, g)
 		}
 		f := g.fold.Load()
-		if f.View().Position()[own] >= last {
+		if n, err := f.Poll(ctx); err != nil {
+			return err
+		} else if n > 0 {
+			continue
+		}
+		// Of ticks alone nobody makes a checkpoint: what counts is whether a record
+		// about a visitor is still beyond it.
+		if f.View().Position()[own] >= last || !a.cluster.own[g.n].Load().upTo(own, last) {
 			return nil
 		}
 		number, err := fold.Latest(ctx, a.store.Keyed(), g.n)
