@@ -29,9 +29,7 @@ func (r retentionAudit) files(c *cli.Context) error {
 		return err
 	}
 	rows, bad := auditRows(report.Places())
-	for _, u := range report.Unreached {
-		bad = append(bad, u)
-	}
+	bad = append(bad, report.Unreached...)
 	return errors.Join(c.Print(report, rows), tooOld(bad))
 }
 

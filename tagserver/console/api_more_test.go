@@ -304,7 +304,7 @@ func TestARuleIsTriedOnLiveTrafficAndPublished(t *testing.T) {
 	if status != 303 || h.Get("Location") != base+"/operations/refold-1" || len(w.asked) != 1 {
 		t.Errorf("published: %d to %q, asked %v", status, h.Get("Location"), w.asked)
 	}
-	if status, _, h = s.post(t, base+"/operations/refold-2", url.Values{"do": {"cancel"}}); status != 303 || !strings.HasPrefix(w.asked[1], "POST /api/v1/operations/refold-2/cancel") {
+	if status, _, _ = s.post(t, base+"/operations/refold-2", url.Values{"do": {"cancel"}}); status != 303 || !strings.HasPrefix(w.asked[1], "POST /api/v1/operations/refold-2/cancel") {
 		t.Errorf("cancelled: %d, asked %v", status, w.asked)
 	}
 	// The inspector's unused signals become rules in one step.
