@@ -267,10 +267,10 @@ func (a *App) installed(ctx context.Context, o *Options) (firstKey string, err e
 // fixed refuses settings that ask for another division than the one that stands.
 func (a *App) fixed() error {
 	if n := a.cfg.Shards; n > 0 && n != a.install.Shards {
-		return fmt.Errorf("shards is %d, and the installation was made with %d, which is fixed; remove the line, or move to a new installation with `ebb move`", n, a.install.Shards)
+		return fmt.Errorf("shards is %d, and the installation was made with %d, which is fixed; remove the line, or make a new installation with `ebb init`", n, a.install.Shards)
 	}
 	if n := a.cfg.Groups; n > 1 && n != a.install.Groups {
-		return fmt.Errorf("groups is %d, and the installation was made with %d, which is fixed; remove the line, or move to a new installation with `ebb move`", n, a.install.Groups)
+		return fmt.Errorf("groups is %d, and the installation was made with %d, which is fixed; remove the line, or make a new installation with `ebb init`", n, a.install.Groups)
 	}
 	return nil
 }
