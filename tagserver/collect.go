@@ -200,6 +200,7 @@ func (s *Server) prepare(w *work, hd *head, reply *collectReply) (refusals []ref
 			refusals = append(refusals, refusal{i, f})
 			continue
 		}
+		s.evaluate(dst, e.URL, &w.site)
 		if e.ID != "" {
 			if slices.Contains(w.seen, e.ID) {
 				reply.Duplicate++

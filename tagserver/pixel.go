@@ -105,6 +105,7 @@ func (s *Server) pixelEvent(ctx context.Context, r *pixelRequest, w *work, a *pi
 	if q.Fault != "" {
 		f = &fault{reason: taxonomy.ReasonMalformed, field: "query", why: q.Fault}
 	} else if f = cleanEvent(e, &q.Event, &w.site, v.now, 0); f == nil {
+		s.evaluate(e, q.Event.URL, &w.site)
 		f = s.eventID(e, q.Event.ID, v, w.site.ID)
 	}
 	w.records = append(w.records, v.records...)

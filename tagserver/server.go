@@ -197,6 +197,9 @@ type Options struct {
 	Destinations Destinations
 	Erased       Erased
 	Audiences    Audiences
+	// Evaluator decides what is said by keys that are never stored; nil: they go
+	// unasked.
+	Evaluator Evaluator
 	// Visitors tells visitors what is known of them; nil: /privacy says only how
 	// the browser stands.
 	Visitors Visitors

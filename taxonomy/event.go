@@ -1,5 +1,7 @@
 package taxonomy
 
+import "strings"
+
 // EventKind is what sort of thing a visitor did.
 type EventKind uint8
 
@@ -33,6 +35,14 @@ func ParseEventKind(s string) (EventKind, bool) {
 	}
 	return 0, false
 }
+
+// privatePrefix begins the keys of properties that are evaluated and never stored:
+// Audience Manager's own for them.
+const privatePrefix = "p_"
+
+// NeverStored reports whether a property of that key is only evaluated, by the
+// edge, and goes before the event is recorded.
+func NeverStored(key string) bool { return strings.HasPrefix(key, privatePrefix) }
 
 // Prop is one property of an event. Properties are a sorted list, not a map:
 // the same event always has the same bytes.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -209,8 +210,8 @@ func (a *API) dryRunRule(ctx context.Context, in *dryRunIn) (*bodyOut[ruleDryRun
 	return &bodyOut[ruleDryRunView]{v}, nil
 }
 
-// evaluateOnly returns the keys of the URL's query that a rule asks for and that
-// none of its sites keeps.
+// evaluateOnly returns the properties that a rule asks for and that are never
+// stored, and the keys of the URL's query that none of its sites keeps.
 func (w *world) evaluateOnly(r *rules.Rule) ([]string, error) {
 	all, err := load[taxonomy.Site](w, defs.Site)
 	if err != nil {
@@ -218,6 +219,9 @@ func (w *world) evaluateOnly(r *rules.Rule) ([]string, error) {
 	}
 	keys := []string{}
 	for _, c := range r.When {
+		if prop, ok := strings.CutPrefix(c.Field, "prop."); ok && taxonomy.NeverStored(prop) && !slices.Contains(keys, prop) {
+			keys = append(keys, prop)
+		}
 		key, ok := cutQuery(c.Field)
 		if !ok || slices.Contains(keys, key) {
 			continue

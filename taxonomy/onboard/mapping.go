@@ -139,6 +139,11 @@ func (m *Mapping) Validate() error {
 			fault("event.name", "%d bytes long, at most %d", len(e.Name), maxValue)
 		}
 		checkColumns("event.props", e.Props, fault)
+		for i, c := range e.Props {
+			if taxonomy.NeverStored(c.key()) {
+				fault(fmt.Sprintf("event.props[%d].key", i), "%q begins as what is evaluated and never stored: the edge does that, an import would store it", c.key())
+			}
+		}
 		for i, c := range e.ID {
 			if c == "" || slices.Contains(e.ID[:i], c) {
 				fault(fmt.Sprintf("event.id[%d]", i), "is empty or named twice")

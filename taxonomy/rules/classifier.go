@@ -20,6 +20,9 @@ type Classifier struct {
 	rules   []compiled
 	all     *index // rules for every site
 	sites   map[taxonomy.SiteID]*index
+	// The rules that ask for what is never stored: the edge asks them, and nobody
+	// else. Of a stored event "not" would hold of what was there.
+	edge edgeRules
 
 	// table has every trait that can be told beforehand, sorted: numbers sort
 	// faster than text. place[i] is where the forest's category i stands in it.
@@ -70,6 +73,10 @@ func Compile(version uint32, f *tree.Forest, rules []Rule) (*Classifier, error) 
 	bySite := make(map[taxonomy.SiteID][]uint32)
 	for i := range ps {
 		c.rules[i] = c.compile(&ps[i])
+		if ps[i].edge {
+			c.edge.numbers = append(c.edge.numbers, uint32(i))
+			continue
+		}
 		if len(ps[i].sites) == 0 {
 			everywhere = append(everywhere, uint32(i))
 		}
@@ -81,6 +88,7 @@ func Compile(version uint32, f *tree.Forest, rules []Rule) (*Classifier, error) 
 	for s, numbers := range bySite {
 		c.sites[s] = buildIndex(ps, numbers)
 	}
+	c.edge.build(ps)
 	return c, nil
 }
 
@@ -150,24 +158,7 @@ func (c *Classifier) Classify(site taxonomy.SiteID, e *taxonomy.Event, dst []tax
 	if x := c.sites[site]; x != nil {
 		r.ask(x)
 	}
-	dst = append(dst, r.extra...)
-	extra := len(dst) > n
-
-	ids := r.ids[:r.n]
-	if len(r.spill) > 0 {
-		ids = append(r.spill, ids...)
-	}
-	slices.Sort(ids)
-	for i, id := range ids {
-		if i == 0 || id != ids[i-1] {
-			dst = append(dst, c.table[id])
-		}
-	}
-	if extra {
-		slices.Sort(dst[n:])
-		dst = dst[:n+len(slices.Compact(dst[n:]))]
-	}
-	return dst
+	return r.traits(dst, n)
 }
 
 // Matched returns the IDs of the rules that hold for the event, in the order in

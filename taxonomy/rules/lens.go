@@ -48,7 +48,9 @@ func (c *Classifier) Lens(site taxonomy.SiteID) *Lens {
 		if len(r.sites) > 0 && !slices.Contains(r.sites, site) {
 			continue
 		}
-		l.rules = append(l.rules, uint32(i))
+		if !l.c.parsed[i].edge { // of what is shown it can never hold
+			l.rules = append(l.rules, uint32(i))
+		}
 		for j := range r.conds {
 			switch k := &r.conds[j]; k.field {
 			case fieldProp:

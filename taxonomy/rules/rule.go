@@ -148,6 +148,8 @@ type parsed struct {
 	sites   []taxonomy.SiteID
 	conds   []condition
 	targets []target
+	// edge: it asks for what is never stored.
+	edge bool
 }
 
 // condition is a Condition in compiled form.
@@ -225,7 +227,18 @@ func parse(r *Rule, f *tree.Forest) (*parsed, error) {
 				fail(fmt.Sprintf("then[%d]", i), err)
 			}
 			p.targets = append(p.targets, t)
+			for _, part := range t.parts {
+				if !taxonomy.NeverStored(part.prop) {
+					continue
+				}
+				if p.edge = true; t.isKey {
+					fail(fmt.Sprintf("then[%d]", i), fmt.Errorf("%.80q: %s is never stored, and this would store its value", s, part.prop))
+				}
+			}
 		}
+	}
+	for i := range p.conds {
+		p.edge = p.edge || p.conds[i].field == fieldProp && taxonomy.NeverStored(p.conds[i].key)
 	}
 	return p, errors.Join(errs...)
 }

@@ -36,7 +36,10 @@ type catalog struct {
 	audiences    *audience.Catalog
 	classifier   *rules.Classifier // of the definitions; what is in force the fold says
 	ruleText     []byte            // of the classifier
-	strings      *consent.Reader   // of consent strings
+	// queryKeys are, by site, the keys of the query that it keeps, and those
+	// beyond them that rules ask for; only of sites where there are any of these.
+	queryKeys map[taxonomy.SiteID][]string
+	strings   *consent.Reader // of consent strings
 	// bidders are made when they are first asked for.
 	bidders atomic.Pointer[[]tagserver.Bidder]
 }
@@ -73,6 +76,13 @@ func (l live) Source(id taxonomy.SourceID) (taxonomy.Source, bool) {
 func (l live) Destination(id taxonomy.DestinationID) (tagserver.Destination, bool) {
 	return l.a.catalog.Load().Destination(id)
 }
+func (l live) QueryKeys(s taxonomy.SiteID) []string { return l.a.catalog.Load().queryKeys[s] }
+
+// Evaluate is tagserver.Evaluator. It goes by the definitions, not by the rules
+// that the fold has in force: what is never stored cannot be read again (R18).
+func (l live) Evaluate(site taxonomy.SiteID, full, kept *taxonomy.Event, dst []taxonomy.Trait) []taxonomy.Trait {
+	return l.a.catalog.Load().classifier.Evaluate(site, full, kept, dst)
+}
 func (l live) Erased(k taxonomy.VisitorKey) bool { return l.a.erasedNow(k) }
 
 // ruleVersion is the number of the taxonomy and classifier rules in force. It
@@ -108,6 +118,18 @@ func (a *App) compile(ctx context.Context, snap *defs.Snapshot) (*catalog, error
 	}
 	if c.classifier, err = a.compileRules(ctx, snap); err != nil {
 		return nil, err
+	}
+	c.queryKeys = map[taxonomy.SiteID][]string{}
+	for id, s := range c.sites {
+		keys := slices.Clone(s.QueryKeys)
+		for _, k := range c.classifier.QueryKeys(id) {
+			if !slices.Contains(keys, k) {
+				keys = append(keys, k)
+			}
+		}
+		if len(keys) > len(s.QueryKeys) {
+			c.queryKeys[id] = keys
+		}
 	}
 	if old := a.catalog.Load(); old != nil && old.classifier == c.classifier {
 		c.ruleText = old.ruleText

@@ -146,7 +146,7 @@ func (a *App) edgeOptions() tagserver.Options {
 		Now: a.env.millis, Rand: a.env.Rand, Timeout: context.WithTimeout,
 		Log: a.wal, Ack: a.ack(), EraseAck: a.eraseAck(), Keys: func() *keys.Ring { return a.keys.Load() },
 		Shards: a.install.Shards, Groups: a.install.Groups,
-		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Audiences: pages{a}, Visitors: pages{a}, Bidders: pages{a}.Bidders,
+		Sites: live{a}, Sources: live{a}, Destinations: live{a}, Erased: live{a}, Evaluator: live{a}, Audiences: pages{a}, Visitors: pages{a}, Bidders: pages{a}.Bidders,
 		Strings:        a.readStrings,
 		IgnoreDNT:      !a.cfg.Consent.DNT,
 		TrustedProxies: a.cfg.Proxies,

@@ -429,8 +429,8 @@ func (p *parser) field(key token) string {
 		p.note("%s is a header, which is never kept; here it is the property %s, which the page must send", key.s, rest)
 		return "prop." + rest
 	case "p":
-		p.note("%s was evaluated and never stored; here it is the property %s, which is kept with its event for up to 90 days", key.s, rest)
-		return "prop." + rest
+		p.note("%s is evaluated and never stored, here too: the page sends it as the property p_%s, and the rule holds from publication on", key.s, rest)
+		return "prop.p_" + rest
 	}
 	return "prop." + key.s
 }

@@ -41,8 +41,8 @@ func TestPublishedTraitRulesBecomeRules(t *testing.T) {
 			`[{"field":"prop.k","op":"suffix","value":"e"}]`, `[{"field":"prop.k","op":"matches","value":"^a+$"}]`}, []string{"matcheswords is read as"}},
 		{`a==2 OR a==1 or a==2`, []string{`[{"field":"prop.a","op":"in","values":["1","2"]}]`}, nil},
 		{`NOT (a==1 OR b==2)`, []string{`[{"field":"prop.a","op":"eq","value":"1","not":true},{"field":"prop.b","op":"eq","value":"2","not":true}]`}, nil},
-		{`h_host == www.example.com AND p_secret != x`, []string{`[{"field":"host","op":"eq","value":"www.example.com"},{"field":"prop.secret","op":"ne","value":"x"}]`},
-			[]string{"p_secret was evaluated and never stored"}},
+		{`h_host == www.example.com AND p_secret != x`, []string{`[{"field":"host","op":"eq","value":"www.example.com"},{"field":"prop.p_secret","op":"ne","value":"x"}]`},
+			[]string{"p_secret is evaluated and never stored"}},
 	} {
 		got, err := aam.Parse("t1000", "T", c.text, then)
 		if err != nil {
