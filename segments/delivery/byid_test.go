@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func (l lines) Close(dst []byte) ([]byte, error) { return dst, nil }
 
 // folderOf keeps what it is sent, and can refuse.
 type folderOf struct {
+	mu     sync.Mutex
 	facts  delivery.TransportFacts
 	names  []string
 	bodies map[string]string
@@ -45,6 +47,8 @@ type folderOf struct {
 func (f *folderOf) Facts() delivery.TransportFacts    { return f.facts }
 func (f *folderOf) Check(*delivery.Destination) error { return nil }
 func (f *folderOf) Send(_ context.Context, _ *delivery.Destination, c *delivery.Chunk) error {
+	f.mu.Lock() // chunks of one wave are sent at once
+	defer f.mu.Unlock()
 	if f.refuse != nil {
 		if err := f.refuse(c); err != nil {
 			return err
