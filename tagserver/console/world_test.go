@@ -228,8 +228,12 @@ func (w *world) paths() []string {
 	if len(w.rules) > 0 {
 		out = append(out, base+"/operations/refold-2", base+"/operations/refold-1")
 	}
-	for _, a := range w.audiences {
-		out = append(out, base+"/audiences/"+seg(string(a.ID)), base+"/extend/"+seg(string(a.ID)))
+	for i, a := range w.audiences {
+		out = append(out, base+"/audiences/"+seg(string(a.ID)))
+		if i >= 2 {
+			continue // the forms are the same for all
+		}
+		out = append(out, base+"/extend/"+seg(string(a.ID)))
 		if a.Kind == audience.KindRule {
 			out = append(out, base+"/builder/"+seg(string(a.ID)))
 		}
