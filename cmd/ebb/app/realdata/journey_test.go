@@ -209,6 +209,7 @@ func (j *journey) duck(inUse ...string) answer {
 	vars := map[string]string{"today": sqlDay(today), "in_use": fmt.Sprintf("['%s']::VARCHAR[]", strings.Join(inUse, "', '"))}
 	setup := "SET VARIABLE today = " + vars["today"] + ";\n" + string(read(j.t, filepath.Join("testdata", "journey", "setup.sql")))
 	return duck(j.t, job{Dir: j.dir, Setup: setup, Asks: []ask{{Vars: vars, Visitors: questions(j.rules), Tables: map[string]string{
+		"nodes":  "SELECT category, count(DISTINCT visitor) FROM about GROUP BY ALL",
 		"totals": "SELECT count(*), count(DISTINCT visitor) FROM bought",
 		"days":   "SELECT day::VARCHAR, category, count(DISTINCT visitor) FROM about GROUP BY ALL",
 	}}}})[0]
@@ -243,6 +244,7 @@ func TestJourneyAudiencesEqualDuckDB(t *testing.T) {
 		days[cell{day(t, r[0]), "c:products/" + r[1].(string)}] = int(r[2].(float64))
 	}
 	j.everyDay(days, "shop", "outlet", "panel")
+	j.everyNode(want.Tables["nodes"])
 
 	// R19: what a withdrawn source brought leaves with the next generation.
 	j.define(defs.Source, "outlet", taxonomy.Source{ID: "outlet", Title: "outlet", Party: 1, Withdrawn: true})
@@ -252,4 +254,28 @@ func TestJourneyAudiencesEqualDuckDB(t *testing.T) {
 		t.Error("withdrawing half of the stores changed nothing")
 	}
 	j.balanced()
+}
+
+// everyNode holds the reach of every category, in the 90 days and each visitor
+// counted once, against the other engine's (R14).
+func (j *journey) everyNode(rows [][]any) {
+	j.t.Helper()
+	var traits []taxonomy.Trait
+	want := map[taxonomy.Trait]int{}
+	for _, r := range rows {
+		trait := taxonomy.Trait("c:products/" + r[0].(string))
+		traits, want[trait] = append(traits, trait), int(r[1].(float64))
+	}
+	reach, err := j.Reach(ctx, traits)
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	if len(reach.Courses) != len(want) || len(want) < 100 {
+		j.t.Errorf("%d categories counted, DuckDB has %d", len(reach.Courses), len(want))
+	}
+	for _, c := range reach.Courses {
+		if int(c.Visitors) != want[c.Trait] {
+			j.t.Errorf("%s: %d visitors, DuckDB counts %d", c.Trait, c.Visitors, want[c.Trait])
+		}
+	}
 }
