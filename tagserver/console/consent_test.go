@@ -61,8 +61,10 @@ func TestTheConsentPageExplainsAndCounts(t *testing.T) {
 	}
 	contains(t, body, "is forgotten", "a TC string that refuses the publisher")
 	_, body = s.get(t, base+"/consent?string=1YN")
-	contains(t, body, "is not touched", "a malformed string")
 	contains(t, body, "usp_malformed", "a malformed string")
+	contains(t, body, "is forgotten", "a malformed US Privacy string, which is an opt-out")
+	_, body = s.get(t, base+"/consent?string=CPXx")
+	contains(t, body, "is not touched", "a TC string that cannot be read")
 	_, body = s.get(t, base+"/consent?string="+strings.Repeat("C", 9000))
 	contains(t, body, "more than 8 KiB", "a long string")
 	// P7: of a small audience nothing exact.
