@@ -11,4 +11,3 @@ func TestOverviewShowsWhatRunsInTheBackground(t *testing.T) { // R18
 	contains(t, body, `Changed rules are being applied <progress max="100" value="42">`, "the overview")
 	contains(t, body, "ebb operations cancel refold-7 stops it.", "the overview")
 }
-

@@ -81,7 +81,7 @@ func (s *Server) consoleOptions() console.Options {
 		Public:   func() string { return s.origin(tagserver.Public) },
 		Partner:  func() string { return s.origin(tagserver.Partner) },
 		Problems: s.problems, Nights: s.lastNights, Working: s.working, Title: s.titleOf,
-		API:     func() http.Handler { return s.edge.Handler(tagserver.Private) }, Reach: s.Reach,
+		API: func() http.Handler { return s.edge.Handler(tagserver.Private) }, Reach: s.Reach,
 		Forest:  func() *tree.Forest { return s.catalog.Load().classifier.Forest() },
 		Version: Version, Logger: s.log,
 	}
