@@ -99,12 +99,12 @@ func TestADryRunOfARuleSaysWhatWouldBeReadAndWhatPastEventsLack(t *testing.T) { 
 	s.must(http.StatusCreated, "POST", "/rules", `{"id":"x","then":["c:mine/a"]}`)
 	s.must(http.StatusCreated, "POST", "/audiences", `{"id":"aa","title":"A","kind":"rule","rule":{"trait":"c:mine/a","window":"30d"}}`)
 	s.works.plan = RefoldPlan{Events: 1234, Reach: rules.Reach{Traits: []taxonomy.Trait{"c:mine/a"}}}
-	a := s.call("POST", "/rules/x/dry-run", `{"when":[{"field":"query.q","op":"exists"},{"field":"query.gclid","op":"exists"}],"then":["c:mine/a"]}`)
+	a := s.call("POST", "/rules/x/dry-run", `{"when":[{"field":"query.q","op":"exists"},{"field":"query.gclid","op":"exists"},{"field":"prop.p_plan","op":"eq","value":"gold"},{"field":"prop.plan","op":"exists"}],"then":["c:mine/a"]}`)
 	var v ruleDryRunView
 	if err := json.Unmarshal(a.body, &v); err != nil || a.code != 200 {
 		t.Fatalf("%d: %s", a.code, a.body)
 	}
-	if v.New || v.Events != 1234 || !slices.Equal(v.Columns, []taxonomy.Trait{"c:mine/a"}) || !slices.Equal(v.EvaluateOnly, []string{"gclid"}) || !slices.Equal(v.Audiences, []taxonomy.AudienceID{"aa"}) {
+	if v.New || v.Events != 1234 || !slices.Equal(v.Columns, []taxonomy.Trait{"c:mine/a"}) || !slices.Equal(v.EvaluateOnly, []string{"gclid", "p_plan"}) || !slices.Equal(v.Audiences, []taxonomy.AudienceID{"aa"}) {
 		t.Errorf("%s", a.body)
 	}
 	if !slices.Equal(s.works.asked, []string{"x"}) {
