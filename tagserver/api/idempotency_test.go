@@ -16,7 +16,7 @@ const again = "Idempotency-Key: 5f0c1f6e-7d0b-4f6a-9a3e-2b9a1c1f9d10"
 func TestARepeatedPostGetsTheSameAnswerAndDoesNothing(t *testing.T) {
 	s := newStage(t)
 	s.furnish()
-	const body = `{"id":"new","title":"New"}`
+	const body = `{"id":"newcomer","title":"New"}`
 	first := s.must(201, "POST", "/destinations", body, again)
 	version := s.defs.Version()
 	second := s.must(201, "POST", "/destinations", body, again)
@@ -35,7 +35,7 @@ func TestARepeatedPostGetsTheSameAnswerAndDoesNothing(t *testing.T) {
 	s.must(201, "POST", "/generations", "unread", "Idempotency-Key: g")
 	s.must(422, "POST", "/generations", "other", "Idempotency-Key: g")
 	// The same key of another route, or of another caller, is another.
-	s.must(200, "POST", "/destinations/new/key", "", again)
+	s.must(200, "POST", "/destinations/newcomer/key", "", again)
 	other := s.key(`{"id":"second","role":"admin"}`)
 	s.must(409, "POST", "/destinations", body, again, other) // there already
 	// What is kept holds neither the destination's key nor ours.
@@ -44,7 +44,7 @@ func TestARepeatedPostGetsTheSameAnswerAndDoesNothing(t *testing.T) {
 	kept := 0
 	err := s.keys.Scan(context.Background(), retention.KeyedSpace{Name: "answers", Swapped: true}, nil, func(it retention.Item) error {
 		kept++
-		if all := it.Key.Partition + it.Key.Item + string(it.Value); strings.Contains(all, k.Key) || strings.Contains(all, "5f0c1f6e") || strings.Contains(all, "new") {
+		if all := it.Key.Partition + it.Key.Item + string(it.Value); strings.Contains(all, k.Key) || strings.Contains(all, "5f0c1f6e") || strings.Contains(all, "newcomer") {
 			t.Errorf("kept in clear: %s", all)
 		}
 		if it.Over != now+taxonomy.OneDay {
