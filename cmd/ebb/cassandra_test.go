@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -10,10 +11,19 @@ import (
 
 // The commands that run a cluster, against a real one.
 func TestCassandraFromNothing(t *testing.T) {
-	settings := clustertest.Empty(t)
+	scripts, err := filepath.Glob("testdata/cassandra/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Scripts run side by side, each in a keyspace of its own.
+	keyspaces := make(chan map[string]string, len(scripts))
+	for range scripts {
+		keyspaces <- clustertest.Empty(t)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/cassandra",
 		Setup: func(env *testscript.Env) error {
+			settings := <-keyspaces
 			env.Setenv("EBB_STORE", "cassandra")
 			env.Setenv("EBB_SHARDS", "8")
 			env.Setenv("EBB_CASSANDRA_HOSTS", settings["cassandra.hosts"])
