@@ -155,6 +155,17 @@ audience: {id: like-more, title: Like them, kind: lookalike, lookalike: {seed: g
 		if err != nil {
 			t.Fatal(err)
 		}
+		if done.Hold != nil { // a change as large as this waits until somebody approves
+			if _, err := command(t, d, deliverApprove{dest.ID}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Build(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if done, err = d.Deliver(ctx, taxonomy.DestinationID(dest.ID)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		var adds uint64
 		for _, a := range dest.Audiences {
 			n, err := strconv.ParseUint(a.Added.Shown, 10, 64)
