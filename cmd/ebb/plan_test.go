@@ -268,3 +268,40 @@ func TestLongSchemathesisFindsNothing(t *testing.T) {
 		t.Errorf("%+v %v", r, err)
 	}
 }
+
+// Who wants to deliver copies from the examples: there is one of each format, and
+// all are taken as they stand.
+func TestTheExampleDestinationsAreTaken(t *testing.T) {
+	const dir, table = "../../deploy/examples/destinations", "../../segments/delivery/format/README.md"
+	d := running(t)
+	examples, err := os.ReadFile(filepath.Join(dir, "destinations.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	formats, err := os.ReadFile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(formats)) {
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		for i, name := range strings.Split(strings.SplitN(line, "|", 3)[1], "`") {
+			if i%2 == 0 {
+				continue
+			}
+			n++
+			if !strings.Contains(string(examples), "\n  format: "+name+"\n") {
+				t.Errorf("no example has the format %s", name)
+			}
+		}
+	}
+	if n < 13 {
+		t.Fatalf("%d formats found in %s", n, table)
+	}
+	p := planned(t, d, planOptions{dir, false})
+	if len(p.Changes) != n+1 {
+		t.Errorf("%d changes for %d formats and an audience", len(p.Changes), n)
+	}
+}
