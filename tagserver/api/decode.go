@@ -76,9 +76,6 @@ var (
 // value checks a JSON value, which is valid JSON, against a type.
 func (w *walker) value(path string, raw json.RawMessage, t reflect.Type, top bool) {
 	if t.Kind() == reflect.Pointer {
-		if raw[0] == 'n' {
-			return
-		}
 		t = t.Elem()
 	}
 	if t == rawType {

@@ -46,6 +46,7 @@ func TestEveryFaultOfADefinitionIsNamedWithItsPlace(t *testing.T) {
 
 		{"a party that is none", "/sources", `{"id":"x","party":4,"agreement":{"uses":["sell"],"destinations":["D"]}}`, 422, codeInvalid, []string{"body.party", "body.agreement.uses", "body.agreement.destinations[0]"}, "sell"},
 		{"an agreement's misspelt field", "/sources", `{"id":"x","party":1,"agreement":{"usses":[]}}`, 422, codeInvalid, []string{"body.agreement.usses"}, `did you mean "uses"?`},
+		{"no agreement, said", "/sources", `{"id":"x","party":1,"agreement":null}`, 422, codeInvalid, []string{"body.agreement"}, "must not be null"},
 		{"a fraction", "/sources", `{"id":"x","party":1.5}`, 422, codeInvalid, []string{"body.party"}, "want a whole number"},
 
 		{"a cycle of categories", "/taxonomies", `{"id":"x","title":"X","categories":[{"id":"a","title":"A","parents":["b"]},{"id":"b","title":"B","parents":["a"]}]}`, 422, codeInvalid, []string{"body.categories[0].parents"}, "a cycle: a → b → a"},
