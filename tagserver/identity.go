@@ -239,7 +239,9 @@ func (s *Server) identify(v *visit, h *head, c *wireConsent, site *taxonomy.Site
 
 func (s *Server) identifyBy(v *visit, cookies *carried, h *head, c *wireConsent, site *taxonomy.Site, mint bool) error {
 	today := v.now.Day()
-	v.decision = consent.DecideWith(v.why[:0], s.signals(v, h, c, cookies, site, today))
+	sig := s.signals(v, h, c, cookies, site, today)
+	v.decision = consent.DecideWith(v.why[:0], sig)
+	verdicts(&sig, s.metrics.says)
 
 	if v.decision.Expire {
 		if cookies.optOut {

@@ -189,31 +189,51 @@ func (s *Server) see(w *work, hd *head, c *wireConsent, route string, n int) *Si
 }
 
 func signalsSeen(sig consent.Signals) (seen []SignalSeen) {
-	say := func(s taxonomy.Signal, verdict string) { seen = append(seen, SignalSeen{s, verdict}) }
+	verdicts(&sig, func(s taxonomy.Signal, verdict string) { seen = append(seen, SignalSeen{s, verdict}) })
+	return seen
+}
+
+// Verdicts of a signal.
+const (
+	saysYes        = "yes"
+	saysNo         = "no"
+	saysUnreadable = "unreadable"
+	saysNothing    = "nothing said"
+)
+
+// verdicts tells what each signal of a request says, by itself.
+func verdicts(sig *consent.Signals, say func(taxonomy.Signal, string)) {
+	said := len(sig.Statements) > 0
 	if sig.OptOutCookie {
-		say(taxonomy.SignalOptOut, "no")
+		said = true
+		say(taxonomy.SignalOptOut, saysNo)
 	}
 	if sig.GPC {
-		say(taxonomy.SignalGPC, "no")
+		said = true
+		say(taxonomy.SignalGPC, saysNo)
 	}
 	if sig.Explicit != nil {
-		say(taxonomy.SignalExplicit, map[bool]string{true: "yes", false: "no"}[*sig.Explicit])
+		said = true
+		if *sig.Explicit {
+			say(taxonomy.SignalExplicit, saysYes)
+		} else {
+			say(taxonomy.SignalExplicit, saysNo)
+		}
 	}
 	for i := range sig.Statements {
 		t := &sig.Statements[i]
 		switch {
 		case t.Stale:
-			say(t.Signal, "unreadable")
+			say(t.Signal, saysUnreadable)
 		case t.Purposes.Has(taxonomy.MayStore | taxonomy.MayProfile):
-			say(t.Signal, "yes")
+			say(t.Signal, saysYes)
 		default:
-			say(t.Signal, "no")
+			say(t.Signal, saysNo)
 		}
 	}
-	if len(seen) == 0 {
-		say(taxonomy.SignalNone, "nothing said")
+	if !said {
+		say(taxonomy.SignalNone, saysNothing)
 	}
-	return seen
 }
 
 // seeBatch remembers a batch whose statements are in the log.

@@ -176,3 +176,21 @@ func TestARehearsalGoesTheWholeWay(t *testing.T) {
 		t.Errorf("unknown site: %d", code)
 	}
 }
+
+// Every request's signals are counted by what they say, not only those that the
+// inspector keeps.
+func TestSignalsAreCountedByVerdict(t *testing.T) {
+	e := newEdge(t)
+	b := e.browser()
+	for range 40 {
+		b.yes()
+	}
+	b.post("shop", 1, `{"site":"shop","consent":{"granted":false},"events":[{}]}`)
+	b.get("shop", "/v1/n/shop?us_privacy=1YNN") // nobody reads strings here
+	b.get("shop", "/v1/n/shop")
+	for verdict, want := range map[[2]string]float64{{"explicit", "yes"}: 40, {"explicit", "no"}: 1, {"usp", "unreadable"}: 1, {"none", "nothing said"}: 1} {
+		if got := e.metric("consent_signals_total", "signal", verdict[0], "verdict", verdict[1]); got != want {
+			t.Errorf("%s says %s: %v, want %v", verdict[0], verdict[1], got, want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ type metrics struct {
 	events   *prometheus.CounterVec   // outcome, reason
 	refused  *prometheus.CounterVec   // reason: whole requests
 	cookies  *prometheus.CounterVec   // state
+	signals  *prometheus.CounterVec   // signal, verdict
 	appends  *prometheus.CounterVec   // result
 	bots     *prometheus.CounterVec   // layer
 	syncs    *prometheus.CounterVec   // way, result
@@ -37,6 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		events:  vec("events_total", "Events received, by what became of them at the edge. stored is: accepted into the log.", "outcome", "reason"),
 		refused: vec("requests_refused_total", "Requests refused as a whole.", "reason"),
 		cookies: vec("cookies_total", "ID cookies, by what became of them.", "state"),
+		signals: vec("consent_signals_total", "Consent signals of requests, by what each says by itself: yes, no, unreadable, or nothing said.", "signal", "verdict"),
 		appends: vec("appends_total", "Batches given to the log.", "result"),
 		bots:    vec("bot_events_total", "Events flagged as a bot's, by the layer that did.", "layer"),
 		syncs:   vec("syncs_total", "Syncs with destinations, by way and by what became of them: sent, or why nothing was said.", "way", "result"),
@@ -46,9 +48,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		server:  prometheus.NewCounter(prometheus.CounterOpts{Name: "ebb_tagserver_connection_errors_total", Help: "Faults of connections and TLS handshakes, which are counted and not logged: their text holds addresses."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.appends, m.bots, m.syncs, m.matches, m.shed, m.panics, m.server)
+		reg.MustRegister(m.requests, m.seconds, m.events, m.refused, m.cookies, m.signals, m.appends, m.bots, m.syncs, m.matches, m.shed, m.panics, m.server)
 	}
 	return m
+}
+
+func (m *metrics) says(sig taxonomy.Signal, verdict string) {
+	m.signals.WithLabelValues(sig.String(), verdict).Inc()
 }
 
 // States of an ID cookie.
