@@ -1,7 +1,6 @@
 package query
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -26,7 +25,7 @@ func ParseText(text string) (Expr, error) { return ParseTextAt("", text) }
 // ParseTextAt is ParseText for a text that stands at a path of a larger
 // document: fields are "rule_text: line 1, column 8".
 func ParseTextAt(path, text string) (Expr, error) {
-	p := textParser{path: path, text: text}
+	p := textParser{text: text, faults: taxonomy.TextFaults{Text: text, Path: path}}
 	if len(text) > MaxBytes {
 		return nil, p.failed(0, "the rule is %d bytes long, at most %d", len(text), MaxBytes)
 	}
@@ -39,8 +38,8 @@ func ParseTextAt(path, text string) (Expr, error) {
 		p.fault(p.tok().at, "%s is left over; join two parts by and or or", p.tok())
 	}
 	p.check(n)
-	if len(p.faults) > 0 {
-		return nil, p.err()
+	if p.faults.Len() > 0 {
+		return nil, p.faults.Err()
 	}
 	return n.e, nil
 }
@@ -113,11 +112,6 @@ func isTraitWord(s string) bool {
 	return len(s) > 1 && s[1] == ':' && strings.IndexByte("ckal", s[0]) >= 0
 }
 
-type textFault struct {
-	at  int
-	err error
-}
-
 // textNode is a part of the tree with its places in the text.
 type textNode struct {
 	e      Expr
@@ -128,40 +122,17 @@ type textNode struct {
 }
 
 type textParser struct {
-	path, text string
-	toks       []token
-	i          int
-	faults     []textFault
+	text   string
+	toks   []token
+	i      int
+	faults taxonomy.TextFaults
 }
 
-func (p *textParser) fault(at int, format string, args ...any) {
-	p.faults = append(p.faults, textFault{at, fmt.Errorf(format, args...)})
-}
+func (p *textParser) fault(at int, format string, args ...any) { p.faults.Add(at, format, args...) }
 
 func (p *textParser) failed(at int, format string, args ...any) error {
 	p.fault(at, format, args...)
-	return p.err()
-}
-
-// err returns the faults in order of their places.
-func (p *textParser) err() error {
-	slices.SortStableFunc(p.faults, func(a, b textFault) int { return cmp.Compare(a.at, b.at) })
-	var out faults
-	for _, f := range p.faults {
-		out.add(p.place(f.at), "%w", f.err)
-	}
-	return out.err()
-}
-
-func (p *textParser) place(at int) string {
-	before := p.text[:min(at, len(p.text))]
-	line := 1 + strings.Count(before, "\n")
-	column := 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
-	s := fmt.Sprintf("line %d, column %d", line, column)
-	if p.path != "" {
-		s = p.path + ": " + s
-	}
-	return s
+	return p.faults.Err()
 }
 
 func (p *textParser) lex() {
@@ -368,7 +339,7 @@ func (p *textParser) close(open token) {
 	if p.take(")") {
 		return
 	}
-	p.fault(p.tok().at, "want ')' for the bracket of %s, got %s", p.place(open.at), p.tok())
+	p.fault(p.tok().at, "want ')' for the bracket of %s, got %s", p.faults.Place(open.at), p.tok())
 	p.skip()
 	p.take(")")
 }

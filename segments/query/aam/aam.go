@@ -6,8 +6,6 @@
 package aam
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -40,7 +38,7 @@ type Imported struct {
 // taxonomy.FieldError whose field is "line 1, column 8": also what the audience
 // language cannot say, for a rule that is nearly right would be worse than none.
 func Parse(text string, traits Traits) (*Imported, error) {
-	p := parser{text: text, traits: traits}
+	p := parser{text: text, faults: taxonomy.TextFaults{Text: text}, traits: traits}
 	if len(text) > MaxBytes {
 		return nil, p.failed(0, "the rule is %d bytes long, at most %d", len(text), MaxBytes)
 	}
@@ -52,14 +50,14 @@ func Parse(text string, traits Traits) (*Imported, error) {
 	if t := p.tok(); t.s != "" {
 		p.fault(t.at, "%s is left over; join two parts by AND or OR", t)
 	}
-	if len(p.faults) > 0 {
-		return nil, p.err()
+	if p.faults.Len() > 0 {
+		return nil, p.faults.Err()
 	}
 	if err := query.Check(e); err != nil {
 		for _, f := range taxonomy.Faults(err) {
 			p.fault(0, "as a rule, %s: %w", f.Field, f.Err)
 		}
-		return nil, p.err()
+		return nil, p.faults.Err()
 	}
 	return &Imported{Rule: e, Notes: p.notes}, nil
 }
@@ -81,41 +79,20 @@ func (t token) String() string {
 
 func (t token) is(s string) bool { return strings.EqualFold(t.s, s) }
 
-type fault struct {
-	at  int
-	err error
-}
-
 type parser struct {
 	text   string
 	traits Traits
 	toks   []token
 	i      int
-	faults []fault
+	faults taxonomy.TextFaults
 	notes  []string
 }
 
-func (p *parser) fault(at int, format string, args ...any) {
-	p.faults = append(p.faults, fault{at, fmt.Errorf(format, args...)})
-}
+func (p *parser) fault(at int, format string, args ...any) { p.faults.Add(at, format, args...) }
 
 func (p *parser) failed(at int, format string, args ...any) error {
 	p.fault(at, format, args...)
-	return p.err()
-}
-
-const maxFaults = 32
-
-func (p *parser) err() error {
-	slices.SortStableFunc(p.faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
-	var errs []error
-	for _, f := range p.faults[:min(len(p.faults), maxFaults)] {
-		before := p.text[:f.at]
-		line := 1 + strings.Count(before, "\n")
-		column := 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
-		errs = append(errs, &taxonomy.FieldError{Field: fmt.Sprintf("line %d, column %d", line, column), Err: f.err})
-	}
-	return errors.Join(errs...)
+	return p.faults.Err()
 }
 
 func (p *parser) note(format string, args ...any) {

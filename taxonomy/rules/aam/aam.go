@@ -6,8 +6,6 @@
 package aam
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -50,7 +48,7 @@ type Imported struct {
 // is the kind, h_host and h_referer are the URL's host and the referrer's;
 // other keys are properties of that name without the prefix.
 func Parse(id, title, text string, then []string) (*Imported, error) {
-	p := parser{text: text}
+	p := parser{text: text, faults: taxonomy.TextFaults{Text: text}}
 	if len(text) > MaxBytes {
 		return nil, p.failed(0, "the rule is %d bytes long, at most %d", len(text), MaxBytes)
 	}
@@ -62,8 +60,8 @@ func Parse(id, title, text string, then []string) (*Imported, error) {
 	if t := p.tok(); t.kind != 0 {
 		p.fault(t.at, "%s is left over; join two parts by AND or OR", t)
 	}
-	if len(p.faults) > 0 {
-		return nil, p.err()
+	if p.faults.Len() > 0 {
+		return nil, p.faults.Err()
 	}
 	if p.conditions > MaxConditions {
 		return nil, p.failed(0, "the rule has %d conditions, at most %d", p.conditions, MaxConditions)
@@ -198,42 +196,21 @@ func (t token) String() string {
 
 func (t token) is(word string) bool { return t.kind == 'w' && strings.EqualFold(t.s, word) }
 
-type fault struct {
-	at  int
-	err error
-}
-
 type parser struct {
 	text   string
 	toks   []token
 	i      int
-	faults []fault
+	faults taxonomy.TextFaults
 	notes  []string
 
 	conditions int
 }
 
-func (p *parser) fault(at int, format string, args ...any) {
-	p.faults = append(p.faults, fault{at, fmt.Errorf(format, args...)})
-}
+func (p *parser) fault(at int, format string, args ...any) { p.faults.Add(at, format, args...) }
 
 func (p *parser) failed(at int, format string, args ...any) error {
 	p.fault(at, format, args...)
-	return p.err()
-}
-
-const maxFaults = 32
-
-func (p *parser) err() error {
-	slices.SortStableFunc(p.faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
-	var errs []error
-	for _, f := range p.faults[:min(len(p.faults), maxFaults)] {
-		before := p.text[:f.at]
-		line := 1 + strings.Count(before, "\n")
-		column := 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
-		errs = append(errs, &taxonomy.FieldError{Field: fmt.Sprintf("line %d, column %d", line, column), Err: f.err})
-	}
-	return errors.Join(errs...)
+	return p.faults.Err()
 }
 
 func (p *parser) note(format string, args ...any) {
@@ -368,7 +345,7 @@ func (p *parser) condition() *expr {
 	if p.conditions++; p.conditions > MaxConditions {
 		return &expr{cond: &rules.Condition{}}
 	}
-	before := len(p.faults)
+	before := p.faults.Len()
 	c := &rules.Condition{Field: p.field(key), Op: op, Value: v.s}
 	switch op {
 	case "above", "below", "min", "max":
@@ -391,7 +368,7 @@ func (p *parser) condition() *expr {
 	}
 	// What only rules can say of a condition, they say.
 	r := rules.Rule{ID: "x", When: []rules.Condition{*c}, Then: []string{"k:x=y"}}
-	if err := r.Validate(empty); err != nil && len(p.faults) == before {
+	if err := r.Validate(empty); err != nil && p.faults.Len() == before {
 		for _, f := range taxonomy.Faults(err) {
 			at := v.at
 			if strings.HasSuffix(f.Field, "field") {
