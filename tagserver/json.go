@@ -67,6 +67,15 @@ func (p *jsonReader) once(seen *uint, bit uint, path string) {
 	*seen |= 1 << bit
 }
 
+// whole reads an object that is all there is.
+func (p *jsonReader) whole(field func(key string)) {
+	p.object("", field)
+	p.space()
+	if p.err == nil && p.i < len(p.s) {
+		p.fail("", "something follows the end of the object")
+	}
+}
+
 // object calls fn after each key; fn reads the value.
 func (p *jsonReader) object(path string, fn func(key string)) {
 	if !p.expect('{', path, "want an object") {

@@ -70,7 +70,7 @@ type matchBody struct {
 func parseMatch(body string, m *matchBody) error {
 	p := jsonReader{s: body, event: -1}
 	var seen uint
-	p.object("", func(key string) {
+	p.whole(func(key string) {
 		switch key {
 		case "site":
 			p.once(&seen, 0, key)
@@ -94,10 +94,6 @@ func parseMatch(body string, m *matchBody) error {
 			p.skip(0)
 		}
 	})
-	p.space()
-	if p.err == nil && p.i < len(p.s) {
-		p.fail("", "something follows the end of the object")
-	}
 	if p.err != nil {
 		return p.err
 	}

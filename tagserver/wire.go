@@ -77,7 +77,7 @@ func (e *wireError) Error() string {
 func parseBatch(body string, b *wireBatch) error {
 	p := jsonReader{s: body, event: -1}
 	var seen uint
-	p.object("", func(key string) {
+	p.whole(func(key string) {
 		switch key {
 		case "site":
 			p.once(&seen, 0, key)
@@ -95,10 +95,6 @@ func parseBatch(body string, b *wireBatch) error {
 			p.skip(0)
 		}
 	})
-	p.space()
-	if p.err == nil && p.i < len(p.s) {
-		p.fail("", "something follows the end of the object")
-	}
 	if p.err == nil && seen&1 == 0 {
 		p.fail("site", "is missing")
 	}

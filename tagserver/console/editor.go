@@ -54,39 +54,9 @@ func ruleWords(r *rules.Rule) string {
 	}
 	var of []string
 	for i := range r.When {
-		of = append(of, conditionWords(&r.When[i]))
+		of = append(of, r.When[i].String())
 	}
 	return strings.Join(of, ", and ")
-}
-
-// conditionWords says a condition as it stands: "not path prefix /shoes".
-func conditionWords(w *rules.Condition) string {
-	var b strings.Builder
-	if w.Not {
-		b.WriteString("not ")
-	}
-	b.WriteString(w.Field + " " + w.Op)
-	values := w.Values
-	if w.Value != "" {
-		values = append([]string{w.Value}, values...)
-	}
-	const most = 3
-	for i, v := range values {
-		if i == most {
-			fmt.Fprintf(&b, " … of %d", len(values))
-			break
-		}
-		b.WriteString(" " + v)
-	}
-	for _, bound := range []struct {
-		word string
-		v    *float64
-	}{{"from", w.Min}, {"to", w.Max}, {"above", w.Above}, {"below", w.Below}} {
-		if bound.v != nil {
-			b.WriteString(" " + bound.word + " " + strconv.FormatFloat(*bound.v, 'g', -1, 64))
-		}
-	}
-	return b.String()
 }
 
 // condition is a condition as a form shows it, each field as it was typed.
@@ -527,7 +497,7 @@ func (c *Console) lookLive(d *editorData, classifier *rules.Classifier) {
 					}
 					d.Matched = append(d.Matched, m)
 				case len(seen.Near) > 0:
-					m.But, m.Case = conditionWords(&d.Rule.When[seen.Near[0].When]), seen.Near[0].Case
+					m.But, m.Case = d.Rule.When[seen.Near[0].When].String(), seen.Near[0].Case
 					d.Near = append(d.Near, m)
 				}
 			}

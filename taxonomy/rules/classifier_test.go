@@ -596,3 +596,17 @@ func TestAnEventAboutMoreThanFitsLosesNothing(t *testing.T) {
 		t.Errorf("%d rules matched, want %d", len(got), len(rules))
 	}
 }
+
+func TestAConditionReadsAsItStands(t *testing.T) {
+	n := 4.5
+	for want, c := range map[string]Condition{
+		"path prefix /shoes":         {Field: "path", Op: "prefix", Value: "/shoes"},
+		"not host in a b c … of 4":   {Field: "host", Op: "in", Values: []string{"a", "b", "c", "d"}, Not: true},
+		"prop.price range above 4.5": {Field: "prop.price", Op: "range", Above: &n},
+		"name in a b":                {Field: "name", Op: "in", Values: []string{"a", "b"}},
+	} {
+		if got := c.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

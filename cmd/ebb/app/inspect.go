@@ -2,9 +2,6 @@ package app
 
 import (
 	"encoding/json"
-	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/tagserver"
@@ -37,31 +34,5 @@ func (c *catalog) wants(rule string, when int) string {
 	if json.Unmarshal(doc.Body, &r) != nil || when >= len(r.When) {
 		return ""
 	}
-	w := &r.When[when]
-	var b strings.Builder
-	if w.Not {
-		b.WriteString("not ")
-	}
-	b.WriteString(w.Field + " " + w.Op)
-	values := w.Values
-	if w.Value != "" {
-		values = []string{w.Value}
-	}
-	const most = 3
-	for i, v := range values {
-		if i == most {
-			fmt.Fprintf(&b, " … of %d", len(values))
-			break
-		}
-		b.WriteString(" " + v)
-	}
-	for _, bound := range []struct {
-		word string
-		v    *float64
-	}{{"min", w.Min}, {"max", w.Max}, {"above", w.Above}, {"below", w.Below}} {
-		if bound.v != nil {
-			b.WriteString(" " + bound.word + " " + strconv.FormatFloat(*bound.v, 'g', -1, 64))
-		}
-	}
-	return b.String()
+	return r.When[when].String()
 }
