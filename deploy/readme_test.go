@@ -37,6 +37,26 @@ func TestTheReadmesCallsWork(t *testing.T) {
 		t.Fatalf("found %d calls; has the README another form now?", len(calls))
 	}
 
+	s, admin := started(t)
+	for _, call := range calls {
+		call = strings.ReplaceAll(call, "127.0.0.1:8082", s.Address(tagserver.Private))
+		cmd := exec.Command("bash", "-c", `api() { curl -sS --fail-with-body -H "Authorization: Bearer $ADMIN" -H 'Content-Type: application/json' "$@"; }
+`+call)
+		cmd.Env = append(os.Environ(), "ADMIN="+admin)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%s\n%v: %s", strings.TrimSpace(call), err, out.Bytes())
+		}
+		if strings.Contains(call, "/destinations") && !strings.Contains(out.String(), `"key":"ebbp_`) {
+			t.Errorf("creating a destination printed no key: %s", out.Bytes())
+		}
+	}
+}
+
+// started opens and serves an App in a folder of its own, with a key for it.
+func started(t *testing.T) (s *app.Server, admin string) {
+	t.Helper()
 	ctx := context.Background()
 	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: map[string]string{"data": t.TempDir() + "/data",
 		"listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0"}})
@@ -57,22 +77,9 @@ func TestTheReadmesCallsWork(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s, err := a.Serve(ctx)
+	s, err = a.Serve(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, call := range calls {
-		call = strings.ReplaceAll(call, "127.0.0.1:8082", s.Address(tagserver.Private))
-		cmd := exec.Command("bash", "-c", `api() { curl -sS --fail-with-body -H "Authorization: Bearer $ADMIN" -H 'Content-Type: application/json' "$@"; }
-`+call)
-		cmd.Env = append(os.Environ(), "ADMIN="+admin)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Run(); err != nil {
-			t.Fatalf("%s\n%v: %s", strings.TrimSpace(call), err, out.Bytes())
-		}
-		if strings.Contains(call, "/destinations") && !strings.Contains(out.String(), `"key":"ebbp_`) {
-			t.Errorf("creating a destination printed no key: %s", out.Bytes())
-		}
-	}
+	return s, admin
 }

@@ -3,7 +3,6 @@ package deploy
 import (
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,11 +15,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/ebb-dmp/ebb/cmd/ebb/app"
-	"github.com/ebb-dmp/ebb/cmd/ebb/config"
 	"github.com/ebb-dmp/ebb/tagserver"
-	"github.com/ebb-dmp/ebb/taxonomy"
-	"github.com/ebb-dmp/ebb/taxonomy/keys"
 )
 
 // A new site's owner follows the README in a real browser: two calls, the lines
@@ -49,30 +44,7 @@ func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 		return m[1]
 	}
 
-	ctx := context.Background()
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: map[string]string{"data": t.TempDir() + "/data",
-		"listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	env := app.System()
-	ring, err := keys.Generate(env.Rand, taxonomy.DayOf(env.Now()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, admin, err := app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: ring, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := a.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	s, err := a.Serve(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, admin := started(t)
 	port := func(address string) string {
 		_, p, err := net.SplitHostPort(address)
 		if err != nil {
@@ -99,7 +71,7 @@ func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 	}
 	page = `<!doctype html><html lang="en"><title>shop</title>` + places.Replace(block("html")) + `<h1>Shop</h1><script>` + block("js") + `</script>`
 
-	alloc, cancel := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
+	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(browser), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))...)
 	t.Cleanup(cancel)
@@ -114,7 +86,7 @@ func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 		}
 	}
 	received := func() uint64 {
-		accounts, err := a.Accounts(ctx)
+		accounts, err := s.Accounts(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
