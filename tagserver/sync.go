@@ -97,6 +97,28 @@ func (s *Server) countSync(route, reason string) {
 	s.metrics.syncs.WithLabelValues(route, result).Inc()
 }
 
+// aim decides a sync and returns the address to which it leads, "" if it leads
+// nowhere: then the answer's head says why.
+func (s *Server) aim(c echo.Context, way string) (address string) {
+	w := s.getWork()
+	defer s.putWork(w)
+	v := &w.visit
+	v.now = s.o.Now()
+	parseQuery(c.Request().URL.RawQuery, &w.query)
+	dest, _, reason := s.synced(c.Request(), w, c.Param("destination"))
+	if reason == "" {
+		address, reason = s.target(w, &dest)
+	}
+	s.countSync(way, reason)
+	if reason != "" {
+		h := c.Response().Header()
+		h.Set(headerReason, reason)
+		v.writeCookies(h)
+		return ""
+	}
+	return address
+}
+
 // handleSync answers GET /v1/sync/DEST: a redirect to the destination with the
 // visitor's pseudonym for it, if the visitor is known and its consent reaches the
 // destination; else the image. It goes to the destination's own template, or to
@@ -104,20 +126,8 @@ func (s *Server) countSync(route, reason string) {
 // redirects nowhere that no operator wrote.
 func (s *Server) handleSync(c echo.Context) error {
 	h := c.Response().Header()
-	w := s.getWork()
-	defer s.putWork(w)
-	v := &w.visit
-	v.now = s.o.Now()
-	parseQuery(c.Request().URL.RawQuery, &w.query)
-	dest, _, reason := s.synced(c.Request(), w, c.Param("destination"))
-	var address string
-	if reason == "" {
-		address, reason = s.target(w, &dest)
-	}
-	s.countSync("redirect", reason)
-	if reason != "" {
-		h.Set(headerReason, reason)
-		v.writeCookies(h)
+	address := s.aim(c, "redirect")
+	if address == "" {
 		writeGIF(c)
 		return nil
 	}
@@ -135,22 +145,9 @@ var frame = template.Must(template.New("frame").Parse(`<!doctype html><meta char
 // an iframe. It has no script, and may load that one image.
 func (s *Server) handleFrame(c echo.Context) error {
 	h := c.Response().Header()
-	w := s.getWork()
-	defer s.putWork(w)
-	v := &w.visit
-	v.now = s.o.Now()
-	parseQuery(c.Request().URL.RawQuery, &w.query)
-	dest, _, reason := s.synced(c.Request(), w, c.Param("destination"))
-	var address string
-	if reason == "" {
-		address, reason = s.target(w, &dest)
-	}
-	s.countSync("frame", reason)
+	address := s.aim(c, "frame")
 	images := "'none'"
-	if reason != "" {
-		h.Set(headerReason, reason)
-		v.writeCookies(h)
-	} else {
+	if address != "" {
 		scheme, rest, _ := strings.Cut(address, "://")
 		images = scheme + "://" + rest[:strings.IndexAny(rest+"/", "/?")]
 	}

@@ -38,24 +38,33 @@ type HTTP struct {
 // Client returns an HTTP client that connects by the guard, follows no redirect
 // and waits for nobody for ever. Whoever uses it bounds what it reads.
 func (o HTTP) Client() *http.Client {
+	t := RoundTripper(o.Guard, o.Roots)
+	t.ForceAttemptHTTP2 = true
 	return &http.Client{
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-				defer cancel()
-				return o.Guard.Dial(ctx, network, address)
-			},
-			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:    connectTimeout,
-			ResponseHeaderTimeout:  answerTimeout,
-			IdleConnTimeout:        90 * time.Second,
-			MaxIdleConnsPerHost:    4,
-			MaxResponseHeaderBytes: 64 << 10,
-			ForceAttemptHTTP2:      true,
-			DisableCompression:     true, // an answer's bytes are bounded as they come
-		},
+		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       wholeTimeout,
+	}
+}
+
+// RoundTripper returns what makes single requests: it connects by the guard,
+// trusts roots (nil: the system's), and bounds the wait for a connection and for
+// the head of an answer, and that head. The whole of an answer is the caller's to
+// bound, in time and bytes.
+func RoundTripper(g *Guard, roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			defer cancel()
+			return g.Dial(ctx, network, address)
+		},
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    connectTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConnsPerHost:    4,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true, // an answer's bytes are bounded as they come
 	}
 }
 

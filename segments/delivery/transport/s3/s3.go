@@ -4,12 +4,10 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -47,9 +45,7 @@ const (
 	// mostAnswer is how much of an answer is read.
 	mostAnswer = 1 << 20
 
-	connectTimeout = 10 * time.Second
-	answerTimeout  = 60 * time.Second
-	wholeTimeout   = 14 * time.Minute
+	wholeTimeout = 14 * time.Minute
 )
 
 // Options are what the transport works with. Guard and Secret are needed.
@@ -73,20 +69,7 @@ var _ delivery.Transport = (*Transport)(nil)
 
 // New returns the transport. It connects to nothing.
 func New(o Options) *Transport {
-	return &Transport{o: o, client: bounded{&http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-			defer cancel()
-			return o.Guard.Dial(ctx, network, address)
-		},
-		TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    connectTimeout,
-		ResponseHeaderTimeout:  answerTimeout,
-		IdleConnTimeout:        90 * time.Second,
-		MaxIdleConnsPerHost:    4,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
-	}}}
+	return &Transport{o: o, client: bounded{transport.RoundTripper(o.Guard, o.Roots)}}
 }
 
 // bounded reads at most so much of an answer, whoever reads it.
