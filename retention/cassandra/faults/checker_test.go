@@ -18,19 +18,22 @@ import (
 	"github.com/klauspost/compress/s2"
 )
 
-// found is how often each event is there, and with its visitor.
+// found is how often each event is there, when it was received, and with which
+// visitors.
 type found struct {
 	times    map[taxonomy.EventID]int
+	received map[taxonomy.EventID]taxonomy.Millis
 	visitors map[taxonomy.VisitorKey]bool
 }
 
 func newFound() found {
-	return found{map[taxonomy.EventID]int{}, map[taxonomy.VisitorKey]bool{}}
+	return found{map[taxonomy.EventID]int{}, map[taxonomy.EventID]taxonomy.Millis{}, map[taxonomy.VisitorKey]bool{}}
 }
 
 func (f found) add(r *taxonomy.Record) {
 	if r.Kind == taxonomy.RecordEvent {
 		f.times[r.Event.ID]++
+		f.received[r.Event.ID] = r.Received
 		f.visitors[r.Visitor] = true
 	}
 }
@@ -210,12 +213,13 @@ func (h *history) checkState(t *testing.T, keyspace string, log found) {
 		t.Errorf("the log has %d events; the fold counts %d received, %d stored, %d duplicates, %d dropped", n, h.received, h.stored, h.duplicate, h.dropped)
 	}
 	missing := 0
+	bySecond := map[string]int{} // edge and second of the test
 	for id := range log.times {
 		edge, n := idOf(id)
 		if stored.times[id] == 0 && n%visitors != erasedVisitor {
 			missing++
+			bySecond[fmt.Sprintf("%s %3.0f s", edge[:1], float64(log.received[id]-taxonomy.MillisOf(h.began))/1000)]++
 		}
-		_ = edge
 	}
 	last := h.published[len(h.published)-1]
 	want := len(log.visitors)
@@ -224,7 +228,7 @@ func (h *history) checkState(t *testing.T, keyspace string, log found) {
 	}
 	h.note("stored: %d events, %d further copies of them; generation %d of term %d counts %d of %d visitors", len(stored.times), copies, last.number, last.term, last.count, want)
 	if missing > 0 {
-		t.Errorf("%d events of the log are not among the stored ones", missing)
+		t.Errorf("%d events of the log are not among the stored ones; received, by edge and second: %v", missing, bySecond)
 	}
 	if last.count != want {
 		t.Errorf("the last generation counts %d visitors, want %d", last.count, want)

@@ -114,7 +114,8 @@ func needThree(t *testing.T) {
 	t.Skip(how)
 }
 
-// makeKeyspace makes an empty one and drops it at the end of the test.
+// makeKeyspace makes an empty one and drops it at the end of the test, unless the
+// test failed: then it is there to be looked at.
 func makeKeyspace(t *testing.T) string {
 	t.Helper()
 	var name [5]byte
@@ -127,6 +128,10 @@ func makeKeyspace(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("keyspace %s is kept", o.Keyspace)
+			return
+		}
 		s, err := plain("")
 		if err != nil {
 			t.Error(err)
