@@ -70,6 +70,15 @@ type anyTable interface {
 	drain(*runBuilder)
 	load(key, val []byte) error
 	unload(key []byte) error
+	each(fn func(key, val []byte))
+}
+
+// each calls fn with every entry, in no order, the key without the table's first
+// byte.
+func (t *table[K, V]) each(fn func(key, val []byte)) {
+	for k, v := range t.m {
+		fn(t.codec.key(nil, k), t.codec.val(nil, v))
+	}
 }
 
 // unload takes a removed entry of a run, without the table's first byte.

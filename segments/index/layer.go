@@ -281,3 +281,12 @@ func (l *Layer) ColumnNames() []taxonomy.Column {
 	}
 	return names
 }
+
+// Each calls fn with the visitors of each column, rising, and how many events they
+// have in it, at most 255.
+func (l *Layer) Each(fn func(c taxonomy.Column, ordinal uint32, events uint8)) {
+	for i := range l.cols {
+		c := &l.cols[i]
+		c.each(func(o uint32, n uint8) { fn(c.Column, o, n) })
+	}
+}
