@@ -30,6 +30,7 @@ const (
 	hasSucceeds
 	hasCounts
 	hasOff
+	hasHeard
 	knownMask = 1<<iota - 1
 )
 
@@ -66,6 +67,7 @@ func AppendRecord(b []byte, r *Record) []byte {
 	set(hasSucceeds, !r.Succeeds.IsZero())
 	set(hasCounts, r.Counts != nil)
 	set(hasOff, len(r.Off) > 0)
+	set(hasHeard, len(r.Heard) > 0)
 
 	b = append(b, byte(r.Kind))
 	b = binary.AppendUvarint(b, mask)
@@ -137,6 +139,16 @@ func AppendRecord(b []byte, r *Record) []byte {
 		b = binary.AppendUvarint(b, uint64(len(r.Off)))
 		for _, t := range r.Off {
 			b = appendString(b, string(t))
+		}
+	}
+	if mask&hasHeard != 0 {
+		b = binary.AppendUvarint(b, uint64(len(r.Heard)))
+		for i := range r.Heard {
+			h := &r.Heard[i]
+			b = binary.AppendVarint(b, int64(h.Day))
+			b = appendString(b, string(h.Site))
+			b = append(b, byte(h.Signal), byte(h.Verdict))
+			b = binary.AppendUvarint(b, h.N)
 		}
 	}
 	return b
@@ -221,6 +233,12 @@ func DecodeRecord(b []byte) (r Record, rest []byte, err error) {
 		r.Off = make([]Trait, d.length())
 		for i := range r.Off {
 			r.Off[i] = Trait(d.string())
+		}
+	}
+	if mask&hasHeard != 0 {
+		r.Heard = make([]Heard, d.length())
+		for i := range r.Heard {
+			r.Heard[i] = Heard{Day: Day(d.varint()), Site: SiteID(d.string()), Signal: Signal(d.byte()), Verdict: Verdict(d.byte()), N: d.uvarint()}
 		}
 	}
 	if d.err != nil {

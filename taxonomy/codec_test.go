@@ -83,6 +83,12 @@ var (
 		for range rapid.IntRange(0, 3).Draw(t, "counts") {
 			r.Counts = append(r.Counts, Count{SiteID(anyText.Draw(t, "counted site")), Outcome(rapid.Byte().Draw(t, "outcome")), Reason(anyText.Draw(t, "reason")), rapid.Uint64().Draw(t, "n")})
 		}
+		for range rapid.IntRange(0, 3).Draw(t, "off") {
+			r.Off = append(r.Off, Trait(anyText.Draw(t, "switched off")))
+		}
+		for range rapid.IntRange(0, 3).Draw(t, "heard") {
+			r.Heard = append(r.Heard, Heard{anyDay.Draw(t, "heard on"), SiteID(anyText.Draw(t, "heard by")), Signal(rapid.Byte().Draw(t, "heard signal")), Verdict(rapid.Byte().Draw(t, "says")), rapid.Uint64().Draw(t, "times")})
+		}
 		return r
 	})
 )
@@ -141,7 +147,7 @@ func TestADecodedRecordSharesNoMemory(t *testing.T) {
 }
 
 func TestANewerRecordIsRefusedWhole(t *testing.T) {
-	for bit := 15; bit < 64; bit++ {
+	for bit := 16; bit < 64; bit++ {
 		b := []byte{byte(RecordEvent)}
 		for m := uint64(1) << bit; ; m >>= 7 {
 			if m < 0x80 {

@@ -77,9 +77,12 @@ const (
 	SignalAsserted // a source's agreement (R13)
 	SignalGPC      // Sec-GPC: 1
 	SignalOptOut   // the opt-out cookie
+	// SignalDNT is DNT: 1, in counts of signals only: it decides as Sec-GPC does,
+	// and a summary names that.
+	SignalDNT
 )
 
-var signalNames = [...]string{"none", "mode", "explicit", "tcf", "gpp", "usp", "asserted", "gpc", "optout"}
+var signalNames = [...]string{"none", "mode", "explicit", "tcf", "gpp", "usp", "asserted", "gpc", "optout", "dnt"}
 
 func (s Signal) String() string {
 	if int(s) < len(signalNames) {

@@ -48,6 +48,7 @@ type Record struct {
 	Statement *Statement // RecordMembership, RecordAttribute
 	Succeeds  VisitorKey // RecordSucceeds: Visitor follows this one
 	Counts    []Count    // RecordCounts
+	Heard     []Heard    // RecordCounts: consent signals of requests
 	// Off are the categories that the visitor has switched off, sorted: all of
 	// them, so that the newest choice says everything (RecordChoice).
 	Off []Trait

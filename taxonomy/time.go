@@ -90,3 +90,27 @@ func (d *Day) UnmarshalText(b []byte) error {
 	}
 	return err
 }
+
+// Moment is an instant in definitions: JSON and YAML show it as RFC 3339 in UTC. A
+// day alone is its start.
+type Moment Millis
+
+func (m Moment) String() string { return Millis(m).Time().Format("2006-01-02T15:04:05.999Z") }
+
+// MarshalText gives RFC 3339 in UTC, with milliseconds where they are not 0.
+func (m Moment) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads RFC 3339, or YYYY-MM-DD. The start of 1970 is refused, for
+// it stands for none.
+func (m *Moment) UnmarshalText(b []byte) error {
+	t, err := time.Parse(time.RFC3339, string(b))
+	if err != nil {
+		t, err = time.Parse(time.DateOnly, string(b))
+	}
+	at := MillisOf(t)
+	if err != nil || at <= 0 || t.Year() > 9999 {
+		return fmt.Errorf("%.40q is no time; want 2026-11-26T12:00:00Z or 2026-11-26", b)
+	}
+	*m = Moment(at)
+	return nil
+}

@@ -358,3 +358,20 @@ func TestFaultsAreTakenApartAndPlaced(t *testing.T) {
 		t.Error("faults where there are none")
 	}
 }
+
+func TestAMomentReadsWhatItWrites(t *testing.T) {
+	for in, want := range map[string]string{"2026-11-26": "2026-11-26T00:00:00Z", "2026-11-26T12:00:00.25+01:00": "2026-11-26T11:00:00.25Z", "2026-11-26T11:00:00Z": "2026-11-26T11:00:00Z"} {
+		var m, again Moment
+		if err := m.UnmarshalText([]byte(in)); err != nil || m.String() != want {
+			t.Errorf("%s: %s, %v", in, m, err)
+		}
+		if err := again.UnmarshalText([]byte(m.String())); err != nil || again != m {
+			t.Errorf("%s: %d, then %d, %v", in, m, again, err)
+		}
+	}
+	for _, in := range []string{"", "yesterday", "1970-01-01", "1969-12-31", "2026-02-30"} {
+		if err := new(Moment).UnmarshalText([]byte(in)); err == nil {
+			t.Errorf("%q is taken", in)
+		}
+	}
+}

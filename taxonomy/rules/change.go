@@ -65,12 +65,15 @@ func (c *Classifier) Change(to *Classifier) Reach {
 	for _, pair := range [][2]*Classifier{{c, to}, {to, c}} {
 		for _, t := range pair[0].forest.Traits() {
 			own := pair[0].forest.Ancestors(t)
-			if _, ok := pair[1].forest.Index(t); !ok {
+			i, ok := pair[1].forest.Index(t)
+			j, _ := pair[0].forest.Index(t)
+			if !ok || pair[1].forest.Traits()[i] != t || pair[1].forest.Archived(i) != pair[0].forest.Archived(j) {
 				came = append(came, t)
 				traits[t] = true
 				for _, a := range own {
 					traits[a] = true
 				}
+				pair[1].closure(t, traits) // what was in it is in what it became
 				continue
 			}
 			others := pair[1].forest.Ancestors(t)
@@ -78,6 +81,16 @@ func (c *Classifier) Change(to *Classifier) Reach {
 				if _, ok := slices.BinarySearch(others, a); !ok {
 					traits[a] = true // it moved out of there, or into it
 				}
+			}
+		}
+	}
+	for _, pair := range [][2]*Classifier{{c, to}, {to, c}} {
+		for _, was := range pair[0].forest.Former() {
+			now := pair[0].forest.Now(was)
+			if other := pair[1].forest.Now(was); other != now || other == was {
+				came = append(came, was)
+				pair[0].closure(now, traits)
+				pair[1].closure(other, traits)
 			}
 		}
 	}
@@ -145,13 +158,22 @@ func (t *target) begins() (text string) {
 	return text
 }
 
-// beginning adds every category whose trait begins so, and its ancestors.
+// beginning adds every category whose trait begins so or began so before it became
+// another, and its ancestors.
 func (c *Classifier) beginning(prefix string, traits map[taxonomy.Trait]bool) {
-	all := c.forest.Traits()
-	at, _ := slices.BinarySearch(all, taxonomy.Trait(prefix))
-	for ; at < len(all) && strings.HasPrefix(string(all[at]), prefix); at++ {
-		for _, i := range c.forest.Closure(uint32(at)) {
-			traits[all[i]] = true
+	for _, all := range [][]taxonomy.Trait{c.forest.Traits(), c.forest.Former()} {
+		at, _ := slices.BinarySearch(all, taxonomy.Trait(prefix))
+		for ; at < len(all) && strings.HasPrefix(string(all[at]), prefix); at++ {
+			c.closure(all[at], traits)
+		}
+	}
+}
+
+// closure adds a category, as it is called now, and its ancestors.
+func (c *Classifier) closure(t taxonomy.Trait, traits map[taxonomy.Trait]bool) {
+	if i, ok := c.forest.Index(t); ok {
+		for _, k := range c.forest.Closure(i) {
+			traits[c.forest.Traits()[k]] = true
 		}
 	}
 }

@@ -10,7 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// anyForest is the forest with categories moved, gone and added.
+// anyForest is the forest with categories moved, gone, added, archived, and become
+// others.
 func anyForest(t *rapid.T) *tree.Forest {
 	products := tree.Taxonomy{ID: "products", Title: "Products", Categories: []tree.Category{{ID: "grocery", Title: "Grocery"}, {ID: "grocery.frzn-ice", Title: "Ice"}}}
 	news := tree.Taxonomy{ID: "news", Title: "News"}
@@ -33,6 +34,28 @@ func anyForest(t *rapid.T) *tree.Forest {
 				c.Parents = []string{"grocery"}
 			}
 			products.Categories = append(products.Categories, c)
+		}
+	}
+	merge := func(x *tree.Taxonomy, ids ...string) {
+		for _, id := range ids {
+			if i := rapid.IntRange(-1, len(x.Categories)-1).Draw(t, id+" became"); i >= 0 && !slices.ContainsFunc(x.Categories, func(c tree.Category) bool { return c.ID == id }) {
+				x.Categories[i].Merged = append(x.Categories[i].Merged, id)
+			}
+		}
+	}
+	merge(&products, "other", "GROCERY", "gro", "groceries")
+	merge(&news, "none")
+	for _, x := range []*tree.Taxonomy{&products, &news} {
+		for i := len(x.Categories) - 1; i >= 0; i-- { // leaves first: parents stand before them
+			c := &x.Categories[i]
+			if rapid.IntRange(0, 3).Draw(t, "archived") == 0 && !slices.ContainsFunc(x.Categories, func(b tree.Category) bool { return b.Archived == 0 && slices.Contains(b.Parents, c.ID) }) {
+				c.Archived = taxonomy.Moment(rapid.IntRange(1, 3).Draw(t, "from"))
+				for _, b := range x.Categories {
+					if slices.Contains(b.Parents, c.ID) {
+						c.Archived = max(c.Archived, b.Archived)
+					}
+				}
+			}
 		}
 	}
 	f, err := tree.New(news, products)

@@ -35,6 +35,7 @@ type compiled struct {
 	conds   []condition
 	static  []uint32 // into table: traits and ancestors, sorted, once
 	dynamic []target // with properties in them
+	dated   []uint32 // categories, by their place in the forest, that are archived
 }
 
 // Compile checks the rules against the forest and makes a classifier of the
@@ -122,6 +123,8 @@ func (c *Classifier) compile(p *parsed) (r compiled) {
 		case t.isKey:
 			j, _ := slices.BinarySearch(c.table, t.literal)
 			r.static = append(r.static, uint32(j))
+		case c.forest.Archived(t.category) != 0:
+			r.dated = append(r.dated, t.category)
 		default:
 			for _, i := range c.forest.Closure(t.category) {
 				r.static = append(r.static, c.place[i])
@@ -149,7 +152,9 @@ func (c *Classifier) Classify(site taxonomy.SiteID, e *taxonomy.Event, dst []tax
 	n := len(dst)
 	for _, t := range e.Traits {
 		if i, ok := c.forest.Index(t); ok {
-			r.category(i)
+			if r.there(i) {
+				r.category(i)
+			}
 		} else if strings.HasPrefix(string(t), "k:") {
 			dst = append(dst, t)
 		}
@@ -265,10 +270,22 @@ next:
 			continue
 		}
 		r.add(rule.static)
+		for _, i := range rule.dated {
+			if r.there(i) {
+				r.category(i)
+			}
+		}
 		for i := range rule.dynamic {
 			r.fill(&rule.dynamic[i])
 		}
 	}
+}
+
+// there reports whether a category was there when the event happened: one that is
+// archived is not, from then on. What is above one that is there is there too.
+func (r *run) there(i uint32) bool {
+	at := r.c.forest.Archived(i)
+	return at == 0 || r.e.Time < at
 }
 
 // add takes ids. When there is no room left it throws out repeats, and only
@@ -349,7 +366,7 @@ func (r *run) fill(t *target) {
 		if !ok {
 			return
 		}
-		if i, found := r.c.forest.IndexBytes(b); found {
+		if i, found := r.c.forest.IndexBytes(b); found && r.there(i) {
 			r.category(i)
 			return
 		}

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,8 +15,11 @@ import (
 type Forest struct {
 	taxonomies []Taxonomy                // by ID
 	nodes      []node                    // by trait
-	index      map[taxonomy.Trait]uint32 // into nodes
+	index      map[taxonomy.Trait]uint32 // into nodes, also of what became one
 	traits     []taxonomy.Trait          // of nodes, sorted
+	former     []taxonomy.Trait          // of what became one, sorted
+	lives      map[taxonomy.Trait]int    // of those that are shorter than 90 days
+	archives   bool                      // something is archived
 }
 
 type node struct {
@@ -25,6 +29,8 @@ type node struct {
 	closure   []uint32 // itself and its ancestors, sorted
 	children  []taxonomy.Trait
 	sensitive bool
+	life      int // days, of it and all above
+	archived  taxonomy.Millis
 }
 
 // New checks the taxonomies and works out every category's ancestors. Faults
@@ -65,9 +71,21 @@ func New(ts ...Taxonomy) (*Forest, error) {
 	slices.Sort(f.traits)
 	f.nodes = make([]node, len(f.traits))
 	f.index = make(map[taxonomy.Trait]uint32, len(f.traits))
+	f.lives = map[taxonomy.Trait]int{}
 	for i, t := range f.traits {
 		f.index[t] = uint32(i)
 	}
+	for i := range f.taxonomies {
+		t := &f.taxonomies[i]
+		for j := range t.Categories {
+			for _, was := range t.Categories[j].Merged {
+				former := taxonomy.CategoryTrait(t.ID, was)
+				f.index[former] = f.index[taxonomy.CategoryTrait(t.ID, t.Categories[j].ID)]
+				f.former = append(f.former, former)
+			}
+		}
+	}
+	slices.Sort(f.former)
 	for i := range f.taxonomies {
 		if err := f.grow(i, orders[f.taxonomies[i].ID]); err != nil {
 			errs = append(errs, err)
@@ -84,6 +102,8 @@ func (f *Forest) grow(tax int, order []int) error {
 		self := f.index[taxonomy.CategoryTrait(t.ID, c.ID)]
 		n := &f.nodes[self]
 		n.taxonomy, n.category, n.sensitive = tax, i, c.Sensitive
+		n.life, n.archived = cmp.Or(c.Life, taxonomy.RetentionDays), taxonomy.Millis(c.Archived)
+		f.archives = f.archives || n.archived != 0
 		n.closure = []uint32{self}
 		for _, p := range c.Parents {
 			pi := f.index[taxonomy.CategoryTrait(t.ID, p)]
@@ -91,6 +111,10 @@ func (f *Forest) grow(tax int, order []int) error {
 			parent.children = append(parent.children, f.traits[self])
 			n.closure = append(n.closure, parent.closure...)
 			n.sensitive = n.sensitive || parent.sensitive
+			n.life = min(n.life, parent.life)
+		}
+		if n.life < taxonomy.RetentionDays {
+			f.lives[f.traits[self]] = n.life
 		}
 		slices.Sort(n.closure)
 		n.closure = slices.Compact(n.closure)
@@ -115,7 +139,7 @@ func clone(t Taxonomy) Taxonomy {
 	t.Categories = slices.Clone(t.Categories)
 	for i := range t.Categories {
 		c := &t.Categories[i]
-		c.Parents, c.Tiers = slices.Clone(c.Parents), slices.Clone(c.Tiers)
+		c.Parents, c.Tiers, c.Merged = slices.Clone(c.Parents), slices.Clone(c.Tiers), slices.Clone(c.Merged)
 	}
 	return t
 }
@@ -126,11 +150,35 @@ func (f *Forest) Taxonomies() []Taxonomy { return f.taxonomies }
 // Traits returns the traits of all categories, sorted.
 func (f *Forest) Traits() []taxonomy.Trait { return f.traits }
 
-// Index returns the place of a category in Traits, and whether there is one.
+// Index returns the place of a category in Traits, and whether there is one. For
+// one that became another it is the other's.
 func (f *Forest) Index(t taxonomy.Trait) (uint32, bool) {
 	i, ok := f.index[t]
 	return i, ok
 }
+
+// Now returns what a trait is called now: of a category that became another the
+// other, and everything else as it is.
+func (f *Forest) Now(t taxonomy.Trait) taxonomy.Trait {
+	if i, ok := f.index[t]; ok {
+		return f.traits[i]
+	}
+	return t
+}
+
+// Former returns the traits of all categories that became others, sorted.
+func (f *Forest) Former() []taxonomy.Trait { return f.former }
+
+// Lives returns for how many days being in a category counts, of those where that
+// is less than 90: their own life or that of one above, whichever is shorter.
+func (f *Forest) Lives() map[taxonomy.Trait]int { return f.lives }
+
+// Archives reports whether any category is archived.
+func (f *Forest) Archives() bool { return f.archives }
+
+// Archived returns from when on nothing comes into the category at place i, 0 for
+// never.
+func (f *Forest) Archived(i uint32) taxonomy.Millis { return f.nodes[i].archived }
 
 // IndexBytes is Index for text that is not a string yet. It does not allocate.
 func (f *Forest) IndexBytes(b []byte) (uint32, bool) {

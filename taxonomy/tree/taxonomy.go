@@ -17,6 +17,8 @@ const (
 	MaxAncestors  = 255 // of one category, over all its paths
 	MaxParents    = 32  // of one category
 	MaxTitle      = 256 // bytes
+	MaxAbout      = 2048
+	MaxMerged     = 1000 // IDs that one category took over
 )
 
 // Taxonomy is a named set of categories.
@@ -45,6 +47,19 @@ type Category struct {
 	Tiers []string `json:"tiers,omitempty"`
 	// Note is the publisher's remark, such as how a value is coded.
 	Note string `json:"note,omitempty"`
+	// Description says to people what belongs here, at most MaxAbout bytes.
+	Description string `json:"description,omitempty"`
+	// Life is for how many days being in the category counts: of day d until the
+	// end of day d+Life-1, 1 to 90. 0 means 90. It bounds all below as well, so
+	// whoever is in a category is in every one above it.
+	Life int `json:"life,omitempty"`
+	// Archived is from when on, by the event's own time, nothing comes into the
+	// category any more, as if it were not there; what was in stays for its life.
+	// Zero means it is not archived. What is below must be archived no later.
+	Archived taxonomy.Moment `json:"archived,omitzero"`
+	// Merged are IDs of categories that became this one: whatever names one of
+	// them means this one, also what was stored under it.
+	Merged []string `json:"merged,omitempty"`
 }
 
 // CheckID returns an error that names what is wrong with s as a category's ID.
@@ -135,7 +150,17 @@ func (t *Taxonomy) order() ([]int, error) {
 		if c.Title == "" || len(c.Title) > MaxTitle {
 			fault(at("title"), "is %d bytes long, want 1 to %d", len(c.Title), MaxTitle)
 		}
+		if len(c.Description) > MaxAbout {
+			fault(at("description"), "is %d bytes long, at most %d", len(c.Description), MaxAbout)
+		}
+		if c.Life < 0 || c.Life > taxonomy.RetentionDays {
+			fault(at("life"), "%d is not within 1 to %d days; leave it out for %[2]d", c.Life, taxonomy.RetentionDays)
+		}
+		if len(c.Merged) > MaxMerged {
+			fault(at("merged"), "%d of them, at most %d", len(c.Merged), MaxMerged)
+		}
 	}
+	errs = append(errs, t.checkMerged(index)...)
 
 	// Kahn's algorithm: take away categories whose parents are all taken away;
 	// what remains is a cycle or below one.
@@ -158,6 +183,9 @@ func (t *Taxonomy) order() ([]int, error) {
 			case slices.Contains(c.Parents[:j], p):
 				fault(at, "%q is named twice", p)
 			default:
+				if until := t.Categories[k].Archived; until != 0 && (c.Archived == 0 || c.Archived > until) {
+					fault(fmt.Sprintf("categories[%d].archived", i), "%q is below %q, which is archived from %s on: archive it no later, or move it", c.ID, p, until)
+				}
 				waits[i]++
 				children[k] = append(children[k], i)
 			}
@@ -183,6 +211,26 @@ func (t *Taxonomy) order() ([]int, error) {
 		return nil, errors.Join(errs...)
 	}
 	return order, nil
+}
+
+// checkMerged says what is wrong with the IDs that categories took over: each is
+// that of no category, and was taken over once.
+func (t *Taxonomy) checkMerged(index map[string]int) (errs []error) {
+	taken := map[string]int{}
+	for i := range t.Categories {
+		for j, id := range t.Categories[i].Merged {
+			at := fmt.Sprintf("categories[%d].merged[%d]", i, j)
+			if err := CheckID(id); err != nil {
+				errs = append(errs, &taxonomy.FieldError{Field: at, Err: err})
+			} else if k, ok := index[id]; ok {
+				errs = append(errs, taxonomy.Invalid(at, "%q is the ID of categories[%d]", id, k))
+			} else if k, ok := taken[id]; ok {
+				errs = append(errs, taxonomy.Invalid(at, "%q became categories[%d] already", id, k))
+			}
+			taken[id] = i
+		}
+	}
+	return errs
 }
 
 // cycles names each cycle once, at one of its categories.

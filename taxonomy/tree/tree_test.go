@@ -3,6 +3,7 @@ package tree
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -65,6 +66,43 @@ func TestSensitiveHoldsForAllBelow(t *testing.T) {
 	}
 }
 
+func TestALifeHoldsForAllBelow(t *testing.T) {
+	x := sports()
+	x.Categories[3].Life, x.Categories[1].Life, x.Categories[4].Life = 60, 90, 7 // sport, winter, travel
+	f, err := New(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[taxonomy.Trait]int{"c:t/sport": 60, "c:t/winter": 60, "c:t/travel": 7, "c:t/outdoor": 7, "c:t/ski": 7, "c:t/chess": 60}
+	if got := f.Lives(); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestWhatBecameAnotherIsTheOther(t *testing.T) {
+	x := sports()
+	x.Categories[1].Merged = []string{"snow", "ice"} // winter
+	x.Categories[3].Sensitive = true                 // sport
+	f, err := New(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, was := range []taxonomy.Trait{"c:t/snow", "c:t/ice"} {
+		if f.Now(was) != "c:t/winter" || !slices.Equal(f.Ancestors(was), traits("sport")) || !f.Sensitive(was) {
+			t.Errorf("%s is %s, below %v", was, f.Now(was), f.Ancestors(was))
+		}
+		if slices.Contains(f.Traits(), was) {
+			t.Errorf("%s is a category of its own", was)
+		}
+		if _, c, ok := f.Category(was); !ok || c.ID != "winter" {
+			t.Errorf("%s: %v", was, c)
+		}
+	}
+	if f.Now("c:t/none") != "c:t/none" || f.Now("any") != "any" || !slices.Equal(f.Former(), traits("ice", "snow")) {
+		t.Error("what became nothing is something else")
+	}
+}
+
 func TestAForestKeepsNothingOfWhatItWasMadeOf(t *testing.T) {
 	x := sports()
 	f, err := New(x)
@@ -92,9 +130,14 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		"unknown parent":      {tax(cat("a"), cat("b", "a", "x")), []string{`categories[1].parents[1]: "x" is not a category of "t"`}},
 		"parent twice":        {tax(cat("a"), cat("b", "a", "a")), []string{`categories[1].parents[1]: "a" is named twice`}},
 		"parents without end": {tax(cat("a", make([]string, 33)...)), []string{"categories[0].parents: 33 of them, at most 32"}},
-		"own parent":          {tax(cat("a", "a")), []string{`categories[0].parents[0]: "a" is its own parent`}},
-		"a cycle":             {tax(cat("r"), cat("a", "r", "b"), cat("b", "c"), cat("c", "a"), cat("below", "c")), []string{"a cycle: a → b → c → a"}},
-		"two cycles":          {tax(cat("a", "b"), cat("b", "a"), cat("c", "d"), cat("d", "c")), []string{"a cycle: a → b → a", "a cycle: c → d → c"}},
+		"a life":              {tax(Category{ID: "a", Title: "a", Life: 91}, Category{ID: "b", Title: "b", Life: -1}), []string{"categories[0].life: 91 is not within 1 to 90 days", "categories[1].life: -1"}},
+		"merged": {tax(Category{ID: "a", Title: "a", Merged: []string{"b", "x", "y z"}}, Category{ID: "b", Title: "b", Merged: []string{"x"}}),
+			[]string{`categories[0].merged[0]: "b" is the ID of categories[1]`, `categories[0].merged[2]: "y z"`, `categories[1].merged[0]: "x" became categories[0] already`}},
+		"below an archived one": {tax(Category{ID: "a", Title: "a", Archived: 5}, cat("b", "a"), Category{ID: "c", Title: "c", Parents: []string{"a"}, Archived: 6}, Category{ID: "d", Title: "d", Parents: []string{"a"}, Archived: 5}),
+			[]string{`categories[1].archived: "b" is below "a", which is archived from 1970-01-01T00:00:00.005Z on`, `categories[2].archived: "c" is below "a"`}},
+		"own parent": {tax(cat("a", "a")), []string{`categories[0].parents[0]: "a" is its own parent`}},
+		"a cycle":    {tax(cat("r"), cat("a", "r", "b"), cat("b", "c"), cat("c", "a"), cat("below", "c")), []string{"a cycle: a → b → c → a"}},
+		"two cycles": {tax(cat("a", "b"), cat("b", "a"), cat("c", "d"), cat("d", "c")), []string{"a cycle: a → b → a", "a cycle: c → d → c"}},
 	} {
 		err := c.t.Validate()
 		if err == nil {
