@@ -241,10 +241,11 @@ func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uin
 		o := it.Next()
 		if b := int(o / index.BlockSize); b != block {
 			block = b
-			if err := g.load(b, columns, ending, from, to); err != nil {
+			if err := g.load(b, columns, ending, short, from, to); err != nil {
 				return err
 			}
 		}
+	columns, short := byLife(g.view, columns)
 		i := o % index.BlockSize
 		var until taxonomy.Day
 		if n := g.positive[i]; n > 0 {
@@ -295,7 +296,28 @@ func byEnd(positive []taxonomy.Column) (columns []taxonomy.Column, ending []keye
 	return columns, slices.Collect(maps.Values(keys))
 }
 
-func (g *life) load(block int, columns []taxonomy.Column, ending []keyed, from, to taxonomy.Day) error {
+// byLife takes the columns out of which a member has fewer than 90 days, by how
+// many.
+func byLife(leaves any, columns []taxonomy.Column) (rest []taxonomy.Column, short map[int][]taxonomy.Column) {
+	for i, c := range columns {
+		n := index.LifeOf(leaves, c.Trait)
+		switch {
+		case n >= taxonomy.RetentionDays && short != nil:
+			rest = append(rest, c)
+		case n < taxonomy.RetentionDays:
+			if short == nil {
+				rest, short = slices.Clone(columns[:i]), map[int][]taxonomy.Column{}
+			}
+			short[n] = append(short[n], c)
+		}
+	}
+	if short == nil {
+		return columns, nil
+	}
+	return rest, short
+}
+
+func (g *life) load(block int, columns []taxonomy.Column, ending []keyed, short map[int][]taxonomy.Column, from, to taxonomy.Day) error {
 	g.positive, g.fallback = [index.BlockSize]uint8{}, [index.BlockSize]uint8{}
 	if len(columns) > 0 {
 		if err := g.view.Newest(g.shard, block, columns, from, to, &g.positive); err != nil {
@@ -320,6 +342,21 @@ func (g *life) load(block int, columns []taxonomy.Column, ending []keyed, from, 
 func (g *life) ends(block int, k keyed, from, to taxonomy.Day) error {
 	var age, newest, life [index.BlockSize]uint8
 	for until, columns := range k {
+	for days, columns := range short {
+		var age [index.BlockSize]uint8
+		if err := g.view.Newest(g.shard, block, columns, from, to, &age); err != nil {
+			return fmt.Errorf("read newest days: %w", err)
+		}
+		for i, n := range age {
+			if n == 0 {
+				continue
+			}
+			// As if it had happened so much earlier that 90 days end with its life.
+			if as := uint8(min(int(n)+taxonomy.RetentionDays-days, 255)); g.positive[i] == 0 || as < g.positive[i] {
+				g.positive[i] = as
+			}
+		}
+	}
 		if err := g.view.Newest(g.shard, block, columns, from, to, &age); err != nil {
 			return fmt.Errorf("read newest days: %w", err)
 		}

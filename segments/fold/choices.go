@@ -169,14 +169,15 @@ func (v *View) hide(shard, block int, op *index.Operand, dst *index.Words) (n in
 	return dst.Count(), true
 }
 
-// newest is the shard's Newest without what was switched off: each trait that
-// somebody has switched off is asked by itself.
+// newest is the shard's Newest without what was switched off and what is over:
+// each trait that somebody has switched off, or that lives for less than 90 days,
+// is asked by itself.
 func (v *View) newest(shard, block int, columns []taxonomy.Column, from, to taxonomy.Day, dst *[index.BlockSize]uint8) {
 	var rest, single []taxonomy.Column
 	var part *[index.BlockSize]uint8
 	for i, c := range columns {
 		b := v.off(shard, c.Trait)
-		if b == nil {
+		if b == nil && v.since(c.Trait, from) == from {
 			if single != nil {
 				rest = append(rest, c)
 			}
@@ -195,8 +196,10 @@ func (v *View) newest(shard, block int, columns []taxonomy.Column, from, to taxo
 	}
 	days.Newest(block, rest, from, to, dst)
 	for i := range single {
-		days.Newest(block, single[i:i+1], from, to, part)
-		inBlock(v.off(shard, single[i].Trait), block, func(o uint32) { part[o] = 0 })
+		days.Newest(block, single[i:i+1], v.since(single[i].Trait, from), to, part)
+		if b := v.off(shard, single[i].Trait); b != nil {
+			inBlock(b, block, func(o uint32) { part[o] = 0 })
+		}
 		for o, age := range part {
 			if age != 0 && (dst[o] == 0 || age < dst[o]) {
 				dst[o] = age

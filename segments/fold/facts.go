@@ -19,6 +19,7 @@ type Facts struct {
 	fresh   map[datedColumn]int // events that no committed layer holds yet
 	clock   taxonomy.Millis
 	off     []taxonomy.Trait
+	lives   map[taxonomy.Trait]int
 }
 
 type datedColumn struct {
@@ -43,7 +44,7 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 	}
 	v := *sh.visitors.at(o)
 	facts = &Facts{f: f, v: v, consent: f.state.consents.all[v.consent], ordinal: o, days: sh.days,
-		clock: f.state.clock, off: f.state.choices.m[k].off, fresh: map[datedColumn]int{}}
+		clock: f.state.clock, off: f.state.choices.m[k].off, lives: livesOf(f.state.rules), fresh: map[datedColumn]int{}}
 	seen := map[column]bool{}
 	for i := range sh.touched {
 		for _, dc := range sh.touched[i].visitors[o] {
@@ -68,7 +69,7 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 
 // Count is how many events the visitor has in a column on a day, at most 255.
 func (x *Facts) Count(c taxonomy.Column, d taxonomy.Day) int {
-	if d.Expired(x.clock) {
+	if d.Expired(x.clock) || d+taxonomy.Day(lifeIn(x.lives, c.Trait)) <= x.clock.Day() {
 		return 0
 	}
 	for _, off := range x.off {

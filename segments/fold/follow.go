@@ -164,7 +164,9 @@ func Join(views []*View) *View {
 	for g, of := range views {
 		v.number += of.number
 		v.clock = min(v.clock, of.clock)
-		v.ruleVersion = min(v.ruleVersion, of.ruleVersion)
+		if g == 0 || of.ruleVersion < v.ruleVersion {
+			v.ruleVersion, v.lives = of.ruleVersion, of.lives
+		}
 		v.epoch = max(v.epoch, of.epoch)
 		positions[g] = of.position
 		for i := range of.shards {

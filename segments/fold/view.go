@@ -18,6 +18,7 @@ type View struct {
 	clock       taxonomy.Millis
 	position    retention.Position
 	ruleVersion uint32
+	lives       map[taxonomy.Trait]int // see Life
 	epoch       uint64
 	shards      []shardView
 
@@ -90,7 +91,7 @@ func (v *View) Leaf(shard, block int, op *index.Operand, dst *index.Words) (int,
 		}
 		return dst.Count(), nil
 	}
-	n := v.shards[shard].days.Leaf(block, op, dst)
+	n := v.shards[shard].days.Leaf(block, v.within(op), dst)
 	if less, changed := v.hide(shard, block, op, dst); changed {
 		n = less
 	}
@@ -108,6 +109,9 @@ func (v *View) Columns(from, to taxonomy.Day, fn func(taxonomy.Column, uint64)) 
 	sums := map[taxonomy.Column]uint64{}
 	for i := range v.shards {
 		v.shards[i].days.AddColumns(from, to, sums)
+	}
+	if len(v.lives) > 0 {
+		v.withoutOver(from, to, sums)
 	}
 	for _, c := range index.SortedColumns(sums) {
 		fn(c, sums[c])

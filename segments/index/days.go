@@ -182,6 +182,18 @@ func (d Days) AddColumns(from, to taxonomy.Day, into map[taxonomy.Column]uint64)
 	}
 }
 
+// VisitorDays is how many AddColumns adds for one column.
+func (d Days) VisitorDays(c taxonomy.Column, from, to taxonomy.Day) (n uint64) {
+	for day := from; day <= to; day++ {
+		for _, l := range d[day] {
+			if lc := l.column(c); lc != nil {
+				n += lc.visitors
+			}
+		}
+	}
+	return n
+}
+
 // SortedColumns returns the columns of a map in order.
 func SortedColumns(m map[taxonomy.Column]uint64) []taxonomy.Column {
 	cols := make([]taxonomy.Column, 0, len(m))

@@ -127,6 +127,20 @@ type Leaves interface {
 	Columns(from, to taxonomy.Day, fn func(c taxonomy.Column, visitorDays uint64)) error
 }
 
+// Lives is Leaves of which some traits are read for less than 90 days: of day d
+// until the end of day d+Life-1. Leaf, Newest and Columns leave the older days out.
+type Lives interface {
+	Life(t taxonomy.Trait) int
+}
+
+// LifeOf returns for how many days leaves read a trait.
+func LifeOf(leaves any, t taxonomy.Trait) int {
+	if l, ok := leaves.(Lives); ok {
+		return l.Life(t)
+	}
+	return taxonomy.RetentionDays
+}
+
 // Visitors maps ordinals to visitor keys and back, in a view as of one
 // position. It is safe for concurrent use.
 type Visitors interface {
