@@ -129,7 +129,7 @@ func converges(t *rapid.T) {
 	for range rapid.IntRange(40, 80).Draw(t, "steps") {
 		switch rapid.SampledFrom([]string{
 			"deliver", "see", "clock", "swap", "forget", "deliver", "join", "leave", "clock", "kill", "match",
-			"deliver", "see", "night", "consent", "list", "deliver", "see", "clock", "epoch", "restore", "return", "clock back",
+			"deliver", "see", "night", "consent", "list", "deliver", "see", "clock", "epoch", "restore", "return", "clock back", "convert",
 		}).Draw(t, "step") {
 		case "see":
 			if v := someone(); !v.gone {
@@ -160,6 +160,9 @@ func converges(t *rapid.T) {
 					a.match, b.match = "", a.match
 				}
 			}
+		case "convert": // or its time is over, and it comes back
+			v := someone()
+			v.converted = !v.converted
 		case "kill":
 			kill(someone())
 		case "forget":

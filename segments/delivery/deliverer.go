@@ -62,15 +62,20 @@ func New(o Options) (*Deliverer, error) {
 func (d *Deliverer) lock(dest taxonomy.DestinationID) (unlock func()) { return d.lockIn(d.at, dest) }
 
 func (d *Deliverer) lockIn(in map[taxonomy.DestinationID]*sync.Mutex, dest taxonomy.DestinationID) (unlock func()) {
+	m := d.mutex(in, dest)
+	m.Lock()
+	return m.Unlock
+}
+
+func (d *Deliverer) mutex(in map[taxonomy.DestinationID]*sync.Mutex, dest taxonomy.DestinationID) *sync.Mutex {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	m := in[dest]
 	if m == nil {
 		m = new(sync.Mutex)
 		in[dest] = m
 	}
-	d.mu.Unlock()
-	m.Lock()
-	return m.Unlock
+	return m
 }
 
 // attempts is how often something is tried anew that met another node's head.

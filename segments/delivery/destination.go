@@ -75,6 +75,10 @@ type Destination struct {
 	PseudonymEpoch uint32 `json:"pseudonym_epoch,omitempty"`
 	// Audiences that it gets; none if empty.
 	Audiences []taxonomy.AudienceID `json:"audiences"`
+	// Suppress names audiences, converters for one, whose members are in none of
+	// Audiences here. Who comes into one is taken away at a receiver that is pushed
+	// to within 60 s, whatever the schedule; at one that pulls with the next file.
+	Suppress []taxonomy.AudienceID `json:"suppress,omitempty"`
 	// Floor is the smallest number of members with which an audience is
 	// delivered; a smaller one is delivered empty. 0 means DefaultFloor.
 	Floor uint64 `json:"floor"`
@@ -210,6 +214,7 @@ func (d *Destination) Validate() error {
 		}
 		seen[a] = true
 	}
+	errs = append(errs, d.checkSuppress(seen)...)
 	if d.SyncURL != "" {
 		if err := checkSyncURL(d.SyncURL); err != nil {
 			errs = append(errs, &taxonomy.FieldError{Field: "sync_url", Err: err})

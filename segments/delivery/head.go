@@ -71,8 +71,11 @@ type head struct {
 	Pending *pending        `json:"pending,omitempty"`
 	// Owes: something of the last delivery was not acknowledged, so the same
 	// generation is looked at again.
-	Owes    bool     `json:"owes,omitempty"`
-	Retry   retry    `json:"retry"`
+	Owes  bool  `json:"owes,omitempty"`
+	Retry retry `json:"retry"`
+	// Prompt: what is in the outbox goes out by itself, before and beside any plan
+	// of the schedule's.
+	Prompt  bool     `json:"prompt,omitempty"`
 	Letters []Letter `json:"letters,omitempty"` // the newest last
 	// Jobs are those of the receiver whose outcome is not known yet.
 	Jobs []job `json:"jobs,omitempty"`

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -39,11 +40,7 @@ func (h *Hold) Percent() uint64 { return h.Changed * 100 / max(1, h.Of) }
 // tooMuch compares what the partner holds with what it would hold, and returns
 // the hold if that is too much of a change and nobody has approved it.
 func tooMuch(h *head, dest *Destination, g *audience.Generation, was, next *Ledger, shards int, clock taxonomy.Millis) *Hold {
-	above := dest.HoldAbove
-	if above == 0 {
-		above = DefaultHoldAbove
-	}
-	if above < 0 || h.Seq == 0 || h.FullHeld < holdLeast || h.Epoch != g.Epoch || h.Shards != shards || clock < h.Approved+approvalLife {
+	if !dest.mayHold(h, g, shards, clock) {
 		return nil
 	}
 	today := clock.Day()
@@ -61,7 +58,20 @@ func tooMuch(h *head, dest *Destination, g *audience.Generation, was, next *Ledg
 			}
 		}
 	}
-	if changed*100 <= uint64(above)*h.FullHeld {
+	return dest.tooLarge(h, g, clock, changed)
+}
+
+func (d *Destination) holdAbove() int { return cmp.Or(d.HoldAbove, DefaultHoldAbove) }
+
+// mayHold reports whether a change can be too large at all, and nobody has
+// approved it.
+func (d *Destination) mayHold(h *head, g *audience.Generation, shards int, clock taxonomy.Millis) bool {
+	return d.holdAbove() >= 0 && h.Seq > 0 && h.FullHeld >= holdLeast && h.Epoch == g.Epoch && h.Shards == shards && clock >= h.Approved+approvalLife
+}
+
+// tooLarge judges how many memberships would change.
+func (d *Destination) tooLarge(h *head, g *audience.Generation, clock taxonomy.Millis, changed uint64) *Hold {
+	if changed*100 <= uint64(d.holdAbove())*h.FullHeld {
 		return nil
 	}
 	return &Hold{At: clock, Generation: g.Number, Changed: changed, Of: h.FullHeld}
@@ -78,6 +88,7 @@ func (l *Ledger) has(a taxonomy.AudienceID, shard int, today taxonomy.Day) *roar
 // takes out whom consent and erasure take out, and renews the rest.
 func heldBack(src *Source, was *Ledger, today taxonomy.Day) *Source {
 	s := *src
+	s.back = true
 	s.Members = func(_ context.Context, e audience.Entry) (index.Set, error) {
 		set := index.NewSet(src.View.Shards())
 		for i := range set {
@@ -86,6 +97,35 @@ func heldBack(src *Source, was *Ledger, today taxonomy.Day) *Source {
 		return set, nil
 	}
 	return &s
+}
+
+// holding plans for a source, and while that is too much of a change for less of
+// it: for nobody new, and then without suppressing anybody either, since a rule
+// of whom to suppress can be mistyped as well. It returns the hold of the first.
+func holding(src *Source, was *Ledger, today taxonomy.Day, plan func(*Source) error, much func() *Hold) (*Hold, error) {
+	if src.unsuppressed != "" {
+		src = heldBack(src, was, today)
+	}
+	if err := plan(src); err != nil {
+		return nil, err
+	}
+	hold := much()
+	for h := hold; h != nil; h = much() {
+		switch {
+		case !src.back:
+			src = heldBack(src, was, today)
+		case src.out != nil:
+			s := *src
+			s.out = nil
+			src = &s
+		default:
+			return hold, nil
+		}
+		if err := plan(src); err != nil {
+			return nil, err
+		}
+	}
+	return hold, nil
 }
 
 // heldBack notes what a plan did: a hold, or the size of a full.

@@ -15,7 +15,7 @@ func (d *Deliverer) Preview(ctx context.Context, dest Destination, src Source) (
 		return nil, fmt.Errorf("preview a delivery to %s: read the newest view: %w", dest.ID, err)
 	}
 	today := d.o.Now().Day()
-	t, err := gather(ctx, &dest, &src, newest, today)
+	t, err := gather(ctx, &dest, src.suppressing(ctx), newest, today)
 	if err != nil {
 		return nil, fmt.Errorf("preview a delivery to %s: %w", dest.ID, err)
 	}

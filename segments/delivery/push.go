@@ -52,6 +52,10 @@ type pending struct {
 	Wave int             `json:"wave"`
 	// Listed: the last chunk lists the others, and is not sent if one of them was
 	// refused.
+	// Prompt: it is the outbox alone (planPrompt). Rest: of the generation before it
+	// something was owed, and is planned anew after it.
+	Prompt bool `json:"prompt,omitempty"`
+	Rest   bool `json:"rest,omitempty"`
 	Listed bool     `json:"listed,omitempty"`
 	Run    Delivery `json:"run"`
 
@@ -92,14 +96,24 @@ func (d *Deliverer) push(ctx context.Context, dest *Destination, src *Source) (d
 	if err := d.follow(ctx, dest); err != nil {
 		return done, err
 	}
-	// What was under way, then one plan: more only if another node meddles.
-	for range 2 * attempts {
+	return d.pushOn(ctx, dest, src, d.next)
+}
+
+// pushOn sends what next says until it says no more.
+func (d *Deliverer) pushOn(ctx context.Context, dest *Destination, src *Source, next func(context.Context, *Destination, *Source) (Delivery, *pending, error)) (done Delivery, err error) {
+	// What was under way, what is prompt, then one plan: more only if something
+	// prompt comes between, or another node meddles.
+	var last *Delivery
+	for range 4 * attempts {
 		var under *pending
 		err = d.locked(dest.ID, func() error {
-			done, under, err = d.next(ctx, dest, src)
+			done, under, err = next(ctx, dest, src)
 			return err
 		})
 		if errors.Is(err, retention.ErrConflict) {
+		if last != nil && under == nil && done.Result == ResultDelivered {
+			done = *last
+		}
 			continue
 		}
 		if err != nil || under == nil {
@@ -116,7 +130,11 @@ func (d *Deliverer) push(ctx context.Context, dest *Destination, src *Source) (d
 		if errors.Is(err, errNoPending) {
 			continue
 		}
-		if g := src.Generation; err != nil || done.Next > 0 || done.Epoch == g.Epoch && done.Generation >= g.Number {
+		g := src.Generation
+		older := done.Epoch != g.Epoch || done.Generation < g.Number
+		if err != nil || done.Next > 0 || done.Result == ResultWaiting && !older {
+		was := done
+		last = &was
 			return done, err
 		}
 	}
@@ -141,18 +159,8 @@ func (d *Deliverer) next(ctx context.Context, dest *Destination, src *Source) (D
 		return run, nil, fmt.Errorf("generation is of epoch %d, and epoch %d was delivered already", g.Epoch, h.Epoch)
 	}
 	clock := max(d.o.Now(), h.Clock)
-	if p := h.Pending; p != nil {
-		if clock < p.Created+pendingLife && sameReceiver(h, dest) {
-			if clock < h.Retry.NotBefore {
-				run = p.Run
-				run.Result, run.Next = ResultWaiting, h.Retry.NotBefore
-				return run, nil, nil
-			}
-			return p.Run, p, nil
-		}
-		if err := d.settle(ctx, dest.ID, h); err != nil {
-			return run, nil, err
-		}
+	if run, p, err := d.begun(ctx, dest, h, clock); err != nil || p != nil || run.Result != "" {
+		return run, p, err
 	}
 	if h.Seq > 0 && g.Epoch == h.Epoch && g.Number <= h.Generation && !h.Owes {
 		run.Result = ResultDelivered
@@ -172,6 +180,28 @@ func (d *Deliverer) next(ctx context.Context, dest *Destination, src *Source) (D
 		return run, nil, nil
 	}
 	return d.plan(ctx, dest, src, h, clock, run)
+// begun returns what comes before any plan: what is under way if it may still be
+// sent, and what is prompt. Neither, and no result: a plan may be made.
+func (d *Deliverer) begun(ctx context.Context, dest *Destination, h *head, clock taxonomy.Millis) (run Delivery, p *pending, err error) {
+	if p := h.Pending; p != nil {
+		if clock < p.Created+pendingLife && sameReceiver(h, dest) {
+			if clock < h.Retry.NotBefore {
+				run = p.Run
+				run.Result, run.Next = ResultWaiting, h.Retry.NotBefore
+				return run, nil, nil
+			}
+			return p.Run, p, nil
+		}
+		if err := d.settle(ctx, dest.ID, h); err != nil {
+			return run, nil, err
+		}
+	}
+	if h.Prompt && h.Seq > 0 && clock >= h.Retry.NotBefore && sameReceiver(h, dest) {
+		return d.planPrompt(ctx, dest, h, clock)
+	}
+	return run, nil, nil
+}
+
 }
 
 func sameReceiver(h *head, dest *Destination) bool {
@@ -220,24 +250,29 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if err != nil {
 		return run, nil, fmt.Errorf("read the newest view: %w", err)
 	}
-	t, err := gather(ctx, dest, src.takenBy(d.o.Formats[dest.Format]), newest, today)
-	if err != nil {
-		return run, nil, err
-	}
-	plan := func(t *target) (*Ledger, Effects, func(int, uint32) (string, bool)) {
-		namer := d.namer(dest, src.View, t.ids)
-		next, e := Plan(ledger, &Input{
+	var (
+		t     *target
+		next  *Ledger
+		e     Effects
+		namer func(int, uint32) (string, bool)
+	)
+	source := src.takenBy(d.o.Formats[dest.Format]).suppressing(ctx)
+	run.Hold, err = holding(source, ledger, today, func(src *Source) (err error) {
+		if t, err = gather(ctx, dest, src, newest, today); err != nil {
+			return err
+		}
+		namer = d.namer(dest, src.View, t.ids)
+		next, e = Plan(ledger, &Input{
 			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
 			Target: t.held, IDs: t.ids, Name: namer,
 		})
-		return next, e, namer
-	}
-	next, e, namer := plan(t)
-	if run.Hold = tooMuch(h, dest, src.Generation, ledger, next, src.View.Shards(), clock); run.Hold != nil {
-		if t, err = gather(ctx, dest, heldBack(src.takenBy(d.o.Formats[dest.Format]), ledger, today), newest, today); err != nil {
-			return run, nil, err
-		}
-		next, e, namer = plan(t)
+		return nil
+	}, func() *Hold {
+		return tooMuch(h, dest, src.Generation, ledger, next, src.View.Shards(), clock)
+	})
+	if err != nil {
+		return run, nil, err
+	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
 	}
 	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
 
@@ -266,7 +301,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 		}
 		run = p.Run
 	}
-	nh.Pending, nh.Owes = p, p != nil
+	nh.Pending, nh.Owes, nh.Prompt = p, p != nil, false
 	if p == nil {
 		for _, held := range next.Held {
 			run.Held += held.Count()
@@ -452,7 +487,8 @@ func (d *Deliverer) settleLedger(ctx context.Context, dest taxonomy.DestinationI
 	for _, held := range l.Held {
 		run.Held += held.Count()
 	}
-	h.Owes = run.Acknowledged < run.Chunks
+	h.Owes = run.Acknowledged < run.Chunks || p.Rest
+	h.Prompt = h.Prompt || p.Prompt && run.Acknowledged < run.Chunks
 	h.Pending = nil
 	h.record(run)
 	return nil

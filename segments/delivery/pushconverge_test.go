@@ -268,6 +268,18 @@ func pushConverges(t *rapid.T) {
 		}
 		return done
 	}
+	suppress := func() {
+		src := w.generation()
+		w.gen-- // it is asked of the generation that stands, and of who is suppressed now
+		src.Generation.Number = w.gen
+		finish("suppress", func() error {
+			_, err := r.d.Suppress(context.Background(), dest, src)
+			return err
+		})
+		if r.to.fault != nil {
+			t.Fatalf("the receiver: %v", r.to.fault)
+		}
+	}
 	night := func() {
 		var keys []taxonomy.VisitorKey
 		for _, v := range w.visitors {
@@ -288,7 +300,7 @@ func pushConverges(t *rapid.T) {
 	for range rapid.IntRange(25, 50).Draw(t, "steps") {
 		switch rapid.SampledFrom([]string{
 			"deliver", "see", "clock", "swap", "forget", "deliver", "join", "leave", "deliver", "clock", "kill", "match",
-			"deliver", "see", "night", "consent", "late", "deliver", "clock", "expires early", "epoch", "return", "replay",
+			"deliver", "see", "night", "consent", "late", "deliver", "clock", "expires early", "epoch", "return", "replay", "convert", "convert",
 		}).Draw(t, "step") {
 		case "see":
 			if v := someone(); !v.gone {
@@ -310,6 +322,12 @@ func pushConverges(t *rapid.T) {
 		case "swap":
 			if a, b := someone(), someone(); a != b && !a.gone && !b.gone {
 				a.match, b.match = b.match, a.match
+			}
+		case "convert": // or its time is over, and it comes back
+			v := someone()
+			v.converted = !v.converted
+			if rapid.Bool().Draw(t, "at once") {
+				suppress()
 			}
 		case "kill":
 			someone().gone = true

@@ -34,7 +34,7 @@ type Delivery struct {
 	Generation  uint64                 `json:"generation"`
 	At          taxonomy.Millis        `json:"at"`
 	Result      string                 `json:"result"`
-	// Why a full was made; empty for others.
+	// Why a full was made, or a delta that no schedule asked for; empty for others.
 	Why     string `json:"why,omitempty"`
 	File    string `json:"file,omitempty"`
 	Rows    uint64 `json:"rows"`
@@ -52,6 +52,11 @@ type Delivery struct {
 	Floored []taxonomy.AudienceID `json:"floored,omitempty"`
 	// Withheld are the audiences that may not be sent to this destination.
 	Withheld []Withheld `json:"withheld,omitempty"`
+	// Suppressed is how many (visitor, audience) Destination.Suppress kept out.
+	// Unsuppressed says why its audiences could not be asked: then nobody was sent
+	// who was not held before.
+	Suppressed   uint64 `json:"suppressed,omitempty"`
+	Unsuppressed string `json:"unsuppressed,omitempty"`
 	// Hold: the change was too large and waits; only what visitors' consent and
 	// erasures demand was said.
 	Hold *Hold `json:"hold,omitempty"`
@@ -140,34 +145,40 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if err != nil {
 		return run, fmt.Errorf("read the newest view: %w", err)
 	}
-	t, err := gather(ctx, dest, src.takenBy(format), newest, today)
-	if err != nil {
-		return run, err
-	}
-	plan := func(t *target) (*Ledger, Effects, func(int, uint32) (string, bool)) {
-		namer := d.namer(dest, src.View, t.ids)
-		next, e := Plan(ledger, &Input{
+	var (
+		t     *target
+		next  *Ledger
+		e     Effects
+		namer func(int, uint32) (string, bool)
+	)
+	source := src.takenBy(format).suppressing(ctx)
+	run.Hold, err = holding(source, ledger, today, func(src *Source) (err error) {
+		if t, err = gather(ctx, dest, src, newest, today); err != nil {
+			return err
+		}
+		namer = d.namer(dest, src.View, t.ids)
+		next, e = Plan(ledger, &Input{
 			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
 			Target: t.held, IDs: t.ids, Name: namer,
 		})
-		return next, e, namer
-	}
-	next, e, namer := plan(t)
-	if !damaged {
-		if run.Hold = tooMuch(h, dest, g, ledger, next, src.View.Shards(), clock); run.Hold != nil {
-			if t, err = gather(ctx, dest, heldBack(src.takenBy(format), ledger, today), newest, today); err != nil {
-				return run, err
-			}
-			next, e, namer = plan(t)
+		return nil
+	}, func() *Hold {
+		if damaged {
+			return nil
 		}
+		return tooMuch(h, dest, g, ledger, next, src.View.Shards(), clock)
+	})
+	if err != nil {
+		return run, err
 	}
 	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
+	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
 	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
 	nh.Audiences = infos(dest, src)
-	nh.Transport, nh.Pending, nh.Owes, nh.Retry, nh.Letters, nh.Jobs = "", nil, false, retry{}, nil, nil
+	nh.Transport, nh.Pending, nh.Owes, nh.Prompt, nh.Retry, nh.Letters, nh.Jobs = "", nil, false, false, retry{}, nil, nil
 	if e.Full {
 		nh.Files = nil
 	}

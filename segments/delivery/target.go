@@ -31,6 +31,14 @@ type Source struct {
 	// whatever the visitors agreed to, or "". Such an audience is delivered empty,
 	// so who was sent before is taken back. Nil: nothing is withheld.
 	Withhold func(taxonomy.AudienceID) string
+	// Suppressed returns who is in an audience of Destination.Suppress as of the
+	// newest view, and so in none that is delivered. It is asked when a plan is made,
+	// which may be minutes after Run was called. Nil: nobody is.
+	Suppressed func(context.Context) (index.Set, error)
+
+	out          index.Set // what Suppressed returned, or
+	unsuppressed string    // why it could not: then nobody is sent who is not held already
+	back         bool      // its members are those that are held already
 }
 
 // Withheld is an audience that was delivered empty, and why.
@@ -47,8 +55,9 @@ type target struct {
 	taker IDTaker
 	// allowed is how many (member, audience) consent lets go, before it is asked
 	// whether the partner knows them: the rest to held's count is the match rate.
-	allowed  uint64
-	withheld []Withheld
+	allowed    uint64
+	withheld   []Withheld
+	suppressed uint64 // (member, audience) that consent lets go and Suppress does not
 }
 
 // gather asks the view for the targets: members ∧ allow ∧ matched − gone, each
@@ -118,6 +127,10 @@ func gather(ctx context.Context, dest *Destination, src *Source, newest audience
 				continue
 			}
 			who := roaring.And(w.members[s], may)
+			if out := src.suppressedIn(s); out != nil {
+				t.suppressed += who.AndCardinality(out)
+				who.AndNot(out)
+			}
 			t.allowed += who.GetCardinality()
 			if matched != nil {
 				who.And(matched)

@@ -47,6 +47,8 @@ type visitor struct {
 	dropped  bool // the fold has forgotten it
 	nameless bool // gone, and the view gives no key for it
 	member   map[taxonomy.AudienceID]bool
+	// converted: in an audience that the destination suppresses by.
+	converted bool
 }
 
 type world struct {
@@ -182,7 +184,7 @@ func (w *world) want(d *delivery.Destination) map[string]bool {
 	for _, a := range d.Audiences {
 		var in []string
 		for _, v := range w.visitors {
-			if id := w.id(d, v); v.member[a] && !v.gone && w.allowed(v) && id != "" && w.until(v, a) > w.today() {
+			if id := w.id(d, v); v.member[a] && !v.gone && !v.converted && w.allowed(v) && id != "" && w.until(v, a) > w.today() {
 				in = append(in, id+"\t"+string(a))
 			}
 		}
@@ -217,11 +219,23 @@ func (w *world) generation() delivery.Source {
 	}
 	return delivery.Source{
 		Generation: g, View: w.view(),
-		Members: func(_ context.Context, e audience.Entry) (index.Set, error) { return members[e.ID], nil },
+		Members:    func(_ context.Context, e audience.Entry) (index.Set, error) { return members[e.ID], nil },
+		Suppressed: w.converted,
 		Info: func(a taxonomy.AudienceID) delivery.AudienceInfo {
 			return delivery.AudienceInfo{Title: "About\t" + string(a), Segtax: 4}
 		},
 	}
+}
+
+// converted is who is suppressed now, whenever it is asked.
+func (w *world) converted(context.Context) (index.Set, error) {
+	s := index.NewSet(w.shards)
+	for _, v := range w.visitors {
+		if v.converted && !v.dropped {
+			s[v.shard(w)].Add(v.ordinal)
+		}
+	}
+	return s, nil
 }
 
 // view is a copy of the world as an index and its visitors.

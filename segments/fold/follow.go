@@ -165,7 +165,7 @@ func Join(views []*View) *View {
 		v.number += of.number
 		v.clock = min(v.clock, of.clock)
 		if g == 0 || of.ruleVersion < v.ruleVersion {
-			v.ruleVersion, v.lives = of.ruleVersion, of.lives
+			v.ruleVersion, v.words, v.lives = of.ruleVersion, of.words, of.lives
 		}
 		v.epoch = max(v.epoch, of.epoch)
 		positions[g] = of.position

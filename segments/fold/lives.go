@@ -11,21 +11,41 @@ import (
 // they were made of, so a longer life is one that had always been. Lives change
 // with the rules in force, at the checkpoint that switches.
 
-// lived is a Classifier whose categories may live for less than 90 days: Lives are
-// those, in days. Nobody changes what it returns.
-type lived interface {
+// Words is a Classifier that knows its categories.
+type Words interface {
+	// Lives are the categories that live for less than 90 days, in days. Nobody
+	// changes what it returns.
 	Lives() map[taxonomy.Trait]int
+	// Now is what a trait is called by these rules: a category may have become
+	// another.
+	Now(taxonomy.Trait) taxonomy.Trait
 }
 
-func livesOf(c Classifier) map[taxonomy.Trait]int {
+func wordsOf(c Classifier) Words {
 	if x, ok := c.(compiled); ok {
 		c = x.Classifier
 	}
-	if l, ok := c.(lived); ok {
-		return l.Lives()
+	w, _ := c.(Words)
+	return w
+}
+
+func livesOf(c Classifier) map[taxonomy.Trait]int {
+	if w := wordsOf(c); w != nil {
+		return w.Lives()
 	}
 	return nil
 }
+
+// Now is that of index.Renamed.
+func (v *View) Now(t taxonomy.Trait) taxonomy.Trait {
+	if v.words == nil {
+		return t
+	}
+	return v.words.Now(t)
+}
+
+// speaks makes c the rules by whose words a view is read.
+func (v *View) speaks(c Classifier) { v.words, v.lives = wordsOf(c), livesOf(c) }
 
 // Life is that of index.Lives.
 func (v *View) Life(t taxonomy.Trait) int { return lifeIn(v.lives, t) }

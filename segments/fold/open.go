@@ -157,9 +157,10 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 	f.stored.name = f.files.manifestName(m)
 
 	v := &View{
-		number: m.Number, clock: m.Clock, position: m.Position.Clone(), ruleVersion: m.RuleVersion, lives: livesOf(s.rules), epoch: m.Epoch,
+		number: m.Number, clock: m.Clock, position: m.Position.Clone(), ruleVersion: m.RuleVersion, epoch: m.Epoch,
 		shards: make([]shardView, len(s.shards)), sets: map[string]denseSet{},
 	}
+	v.speaks(s.rules)
 	of := &viewed{consents: s.consents.all[:len(s.consents.all):len(s.consents.all)], fold: f}
 	for i, sh := range s.shards {
 		if sh != nil {

@@ -471,7 +471,7 @@ func (s *State) captureRefold(c *capture) {
 	c.rules = s.rules
 	if s.rules != nil {
 		c.manifest.RuleVersion, c.view.ruleVersion = s.rules.Version(), s.rules.Version()
-		c.view.lives = livesOf(s.rules)
+		c.view.speaks(s.rules)
 	}
 	r := s.refold
 	if r == nil {
@@ -501,7 +501,7 @@ func (s *State) captureRefold(c *capture) {
 	if c.refold.switches {
 		r.captured = true
 		c.manifest.RuleVersion, c.view.ruleVersion = r.version, r.version
-		c.view.lives = livesOf(r.to)
+		c.view.speaks(r.to)
 		return
 	}
 	c.manifest.Refold = &refoldRecord{Version: r.version, At: r.at, Parts: r.parts, Next: r.next, Read: r.read, Total: r.total, Started: r.started}

@@ -18,7 +18,8 @@ type View struct {
 	clock       taxonomy.Millis
 	position    retention.Position
 	ruleVersion uint32
-	lives       map[taxonomy.Trait]int // see Life
+	words       Words                  // nil: categories live for 90 days, and have one name
+	lives       map[taxonomy.Trait]int // of words
 	epoch       uint64
 	shards      []shardView
 

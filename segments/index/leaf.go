@@ -141,6 +141,12 @@ func LifeOf(leaves any, t taxonomy.Trait) int {
 	return taxonomy.RetentionDays
 }
 
+// Renamed is Leaves of which a trait may be called otherwise than it was: whoever
+// looks for its columns asks for Now.
+type Renamed interface {
+	Now(t taxonomy.Trait) taxonomy.Trait
+}
+
 // Visitors maps ordinals to visitor keys and back, in a view as of one
 // position. It is safe for concurrent use.
 type Visitors interface {

@@ -42,6 +42,7 @@ type IndexResolver struct {
 	statements map[string][]taxonomy.Column
 	sizes      map[taxonomy.Column]uint64
 	audience   func(taxonomy.AudienceID) (Expr, bool)
+	now        func(taxonomy.Trait) taxonomy.Trait
 }
 
 // NewIndexResolver reads the columns of leaves once. Sources are those in use
@@ -53,6 +54,10 @@ func NewIndexResolver(leaves index.Leaves, today taxonomy.Day, sources []taxonom
 		statements: map[string][]taxonomy.Column{},
 		sizes:      map[taxonomy.Column]uint64{},
 		audience:   audience,
+		now:        func(t taxonomy.Trait) taxonomy.Trait { return t },
+	}
+	if x, ok := leaves.(index.Renamed); ok {
+		r.now = x.Now
 	}
 	err := leaves.Columns(today.Oldest(), today, func(c taxonomy.Column, visitorDays uint64) {
 		if !InUse(r, c.Source) {
@@ -79,7 +84,9 @@ func NewIndexResolver(leaves index.Leaves, today taxonomy.Day, sources []taxonom
 }
 
 // Columns is that of Resolver.
-func (r *IndexResolver) Columns(t taxonomy.Trait) []taxonomy.Column { return r.columns[t] }
+func (r *IndexResolver) Columns(t taxonomy.Trait) []taxonomy.Column {
+	return r.columns[r.now(t)]
+}
 
 // AllSources is that of Resolver.
 func (r *IndexResolver) AllSources() []taxonomy.SourceID { return r.sources }

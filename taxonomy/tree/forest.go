@@ -169,6 +169,23 @@ func (f *Forest) Now(t taxonomy.Trait) taxonomy.Trait {
 // Former returns the traits of all categories that became others, sorted.
 func (f *Forest) Former() []taxonomy.Trait { return f.former }
 
+// Above returns the ancestors of a category, with all that became one of them or
+// the category.
+func (f *Forest) Above(t taxonomy.Trait) []taxonomy.Trait {
+	above := f.Ancestors(t)
+	if len(f.former) == 0 {
+		return above
+	}
+	own := above
+	above = slices.Clone(above)
+	for _, was := range f.former {
+		if now := f.Now(was); now == t || slices.Contains(own, now) {
+			above = append(above, was)
+		}
+	}
+	return above
+}
+
 // Lives returns for how many days being in a category counts, of those where that
 // is less than 90: their own life or that of one above, whichever is shorter.
 func (f *Forest) Lives() map[taxonomy.Trait]int { return f.lives }

@@ -98,6 +98,9 @@ func TestWhatBecameAnotherIsTheOther(t *testing.T) {
 			t.Errorf("%s: %v", was, c)
 		}
 	}
+	if got := f.Above("c:t/ski"); !slices.Equal(got, append(traits("outdoor", "sport", "travel", "winter"), traits("ice", "snow")...)) {
+		t.Errorf("what ski is switched off with: %v", got)
+	}
 	if f.Now("c:t/none") != "c:t/none" || f.Now("any") != "any" || !slices.Equal(f.Former(), traits("ice", "snow")) {
 		t.Error("what became nothing is something else")
 	}

@@ -80,6 +80,8 @@ type App struct {
 	fold        *groups
 	generations *audience.Generations
 	builder     *audience.Builder
+	suppression suppression
+
 	current     atomic.Pointer[audience.Generation]
 	seg         *audience.Seg
 	deliverer   *delivery.Deliverer

@@ -32,8 +32,12 @@ func (a *App) Members(ctx context.Context, id taxonomy.AudienceID) (index.Set, e
 // Estimate counts a rule and explains the count, as of the last committed
 // checkpoint. Faults of the rule are taxonomy.FieldErrors.
 func (a *App) Estimate(ctx context.Context, e query.Expr) (*audience.Estimate, error) {
-	c := a.catalog.Load()
-	return audience.NewEstimate(ctx, audience.Basis{View: a.fold.View(), Catalog: c.audiences, Sources: c.inUse,
+	return audience.NewEstimate(ctx, a.basis(a.fold.View(), a.catalog.Load()), e)
+}
+
+// basis is what questions to a view are asked on.
+func (a *App) basis(v audience.View, c *catalog) audience.Basis {
+	return audience.Basis{View: v, Catalog: c.audiences, Sources: c.inUse,
 		Members: func(ctx context.Context, id taxonomy.AudienceID) (index.Set, error) {
 			if g := a.current.Load(); g != nil {
 				if e, ok := g.Entry(id); ok {
@@ -41,5 +45,5 @@ func (a *App) Estimate(ctx context.Context, e query.Expr) (*audience.Estimate, e
 				}
 			}
 			return nil, nil
-		}}, e)
+		}}
 }

@@ -16,9 +16,10 @@ func (p pages) Off(v taxonomy.VisitorKey) []taxonomy.Trait {
 	return p.a.fold.of(v, p.a.install.Shards).fold.Load().Off(v)
 }
 
-// above returns the ancestors of a category, by the tree in force.
+// above returns all names under which a category is switched off with: those of
+// its ancestors, and what became one of them or the category itself.
 func (a *App) above(t taxonomy.Trait) []taxonomy.Trait {
-	return a.catalog.Load().classifier.Forest().Ancestors(t)
+	return a.catalog.Load().classifier.Forest().Above(t)
 }
 
 // knownCategories gathers what a visitor's events say of it, by the rules in
@@ -31,6 +32,10 @@ type knownCategories struct {
 }
 
 func newKnownCategories(r *rules.Classifier, off []taxonomy.Trait) *knownCategories {
+	off = slices.Clone(off)
+	for i := range off {
+		off[i] = r.Forest().Now(off[i]) // it may have become another
+	}
 	return &knownCategories{rules: r, off: off, of: map[taxonomy.Trait]*tagserver.KnownCategory{}}
 }
 

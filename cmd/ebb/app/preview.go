@@ -98,7 +98,7 @@ func (a *App) heldUnder(ctx context.Context, v audience.View, id taxonomy.Destin
 		if d.Floor == 0 {
 			d.Floor = uint64(a.cfg.ExportFloor)
 		}
-		src := delivery.Source{Generation: of.b.Generation, View: v, Withhold: of.c.withhold(&d, a.env.millis().Day()),
+		src := delivery.Source{Generation: of.b.Generation, View: v, Withhold: of.c.withhold(&d, a.env.millis().Day()), Suppressed: a.suppressedUnder(v, of.c, &d),
 			Members: func(_ context.Context, e audience.Entry) (index.Set, error) { return of.b.Sets[e.ID], nil }}
 		held, err := a.deliverer.Preview(ctx, d, src)
 		if err != nil {

@@ -34,6 +34,10 @@ type ruleSet struct {
 func (r ruleSet) Version() uint32 { return r.version }
 func (r ruleSet) Text() []byte    { return r.text }
 
+// Lives and Now are those of fold.Words.
+func (r ruleSet) Lives() map[taxonomy.Trait]int       { return r.Forest().Lives() }
+func (r ruleSet) Now(t taxonomy.Trait) taxonomy.Trait { return r.Forest().Now(t) }
+
 // ruleText is the text of a ruleSet: the operator's definitions. What is built in
 // is the program's.
 type ruleText struct {

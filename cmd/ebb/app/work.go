@@ -143,8 +143,13 @@ func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.
 	if g == nil {
 		return delivery.Delivery{}, fmt.Errorf("deliver to %s: there is no generation yet; build one first", id)
 	}
-	return a.deliverer.Run(ctx, d, delivery.Source{
-		Generation: g, View: a.fold.View(), Members: a.generations.Members, Withhold: c.withhold(&d, a.env.millis().Day()),
+	return a.deliverer.Run(ctx, d, a.source(c, &d, g))
+}
+
+// source is a generation as a destination gets it.
+func (a *App) source(c *catalog, d *delivery.Destination, g *audience.Generation) delivery.Source {
+	return delivery.Source{
+		Generation: g, View: a.fold.View(), Members: a.generations.Members, Withhold: c.withhold(d, a.env.millis().Day()), Suppressed: a.suppressed(d),
 		Info: func(id taxonomy.AudienceID) delivery.AudienceInfo {
 			info := delivery.AudienceInfo{ID: id, Slug: string(id)}
 			if d, ok := c.audiences.Get(id); ok {
@@ -152,7 +157,7 @@ func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.
 			}
 			return info
 		},
-	})
+	}
 }
 
 // DeliverAll delivers to every destination, due or not; one that fails does not
@@ -183,6 +188,9 @@ func (a *App) deliverWhere(ctx context.Context, due func(context.Context, *deliv
 		}
 		if done.Fault != "" {
 			a.log.Warn("a delivery met damage and made a full", "destination", id, "fault", done.Fault)
+		}
+		if done.Unsuppressed != "" {
+			a.log.Error("whom a destination suppresses could not be found; it got nobody new", "destination", id, "fault", done.Unsuppressed)
 		}
 		if done.Result != delivery.ResultSame && done.Result != delivery.ResultDelivered {
 			a.log.Info("delivered", "destination", id, "generation", done.Generation, "result", done.Result, "rows", done.Rows, "removes", done.Removes)
@@ -275,6 +283,7 @@ func (a *App) startDelivering(deliver Schedule) {
 				return nil
 			}
 			return a.DeliverDue(ctx)
+	a.life.run("suppressions", a.suppressLoop)
 		})
 	})
 }
