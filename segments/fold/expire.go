@@ -65,6 +65,7 @@ func (s *State) expire() {
 		}
 	}
 	s.dropChoices(func(k taxonomy.VisitorKey) bool { return !s.known(k) })
+	removeIf(s, s.heard, func(k heardKey, _ uint64) bool { return k.day.Expired(s.clock) })
 	removeIf(s, s.newest, func(k statementPlace, _ statement) bool { return k.day.Expired(s.clock) })
 	if s.matches.drop(func(_ claimKey, at taxonomy.Millis) bool { return at.Day().Expired(s.clock) }) {
 		s.changed = true

@@ -34,7 +34,7 @@ func drawHistory(t *rapid.T) history {
 			Source: "web", Space: taxonomy.SpaceCookie, Visitor: v, Returning: rapid.IntRange(0, 2).Draw(t, "returning") == 0,
 			Consent: taxonomy.Consent{Day: now.Day(), Regime: taxonomy.RegimeOptIn,
 				Purposes: rapid.SampledFrom([]taxonomy.Purposes{taxonomy.MayAll, taxonomy.MayStore | taxonomy.MayProfile, taxonomy.MayStore | taxonomy.MayProfile | taxonomy.MayExport}).Draw(t, "purposes")}}
-		switch kind := rapid.IntRange(0, 11).Draw(t, "kind"); {
+		switch kind := rapid.IntRange(0, 12).Draw(t, "kind"); {
 		case kind < 6:
 			r.Kind = taxonomy.RecordEvent
 			r.Bot = rapid.IntRange(0, 9).Draw(t, "bot") == 0
@@ -66,6 +66,12 @@ func drawHistory(t *rapid.T) history {
 		case kind == 10:
 			r.Kind, r.Returning = taxonomy.RecordMatch, true
 			r.Match = &taxonomy.Match{Destination: "dsp", ID: rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "id")}
+		case kind == 11: // what an edge heard, perhaps on the day before
+			r = taxonomy.Record{Kind: taxonomy.RecordCounts, Received: now}
+			for range rapid.IntRange(1, 3).Draw(t, "heard") {
+				r.Heard = append(r.Heard, taxonomy.Heard{Day: now.Day() - taxonomy.Day(rapid.SampledFrom([]int{0, 0, 1, 89, 90}).Draw(t, "days ago")), Site: taxonomy.SiteID(rapid.SampledFrom([]string{"", "shop"}).Draw(t, "heard by")),
+					Signal: taxonomy.Signal(rapid.IntRange(0, 9).Draw(t, "signal")), Verdict: taxonomy.Verdict(rapid.IntRange(0, 3).Draw(t, "verdict")), N: uint64(rapid.IntRange(1, 300).Draw(t, "times"))})
+			}
 		default:
 			if rapid.IntRange(0, 3).Draw(t, "erase") != 0 {
 				continue
@@ -85,11 +91,12 @@ type answers struct {
 	Matches  map[taxonomy.VisitorKey]string
 	Events   map[taxonomy.VisitorKey][]taxonomy.EventID
 	Received map[taxonomy.SiteID]uint64
+	Heard    map[heardKey]uint64
 }
 
 func newAnswers() answers {
 	return answers{map[fact]int{}, map[taxonomy.VisitorKey]string{}, map[taxonomy.VisitorKey]taxonomy.Consent{},
-		map[taxonomy.VisitorKey]string{}, map[taxonomy.VisitorKey][]taxonomy.EventID{}, map[taxonomy.SiteID]uint64{}}
+		map[taxonomy.VisitorKey]string{}, map[taxonomy.VisitorKey][]taxonomy.EventID{}, map[taxonomy.SiteID]uint64{}, map[heardKey]uint64{}}
 }
 
 // naive answers by the words of the rules, from the whole history at once.
@@ -106,6 +113,11 @@ func naive(h history, rules Classifier) answers {
 		}
 		if r.Kind == taxonomy.RecordEvent {
 			a.Received[r.Site]++
+		}
+		for _, x := range r.Heard {
+			if x.Day > h.end().Day()-90 {
+				a.Heard[heardKey{x.Day, x.Site, x.Signal, x.Verdict}] += x.N
+			}
 		}
 	}
 	counts := func(r *taxonomy.Record) bool { // R11
@@ -226,6 +238,9 @@ func read(t *rapid.T, w *world, f *Fold, v *View) answers {
 			t.Fatal(err)
 		}
 		slices.SortFunc(a.Events[k], func(x, y taxonomy.EventID) int { return bytes.Compare(x[:], y[:]) })
+	}
+	for _, x := range f.Heard() {
+		a.Heard[heardKey{x.Day, x.Site, x.Signal, x.Verdict}] = x.N
 	}
 	for site, ta := range f.Tallies() {
 		a.Received[site] = ta.Received

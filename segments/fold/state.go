@@ -82,6 +82,7 @@ type State struct {
 	imports  *table[importChunk, *[512]byte]
 	newest   *table[statementPlace, statement]
 	choices  *table[taxonomy.VisitorKey, choice]
+	heard    *table[heardKey, uint64]
 	off      []map[taxonomy.Trait]*roaring.Bitmap // see offSets; nil: to be made
 
 	// recent are the event IDs since the last checkpoint; flushing those of the
@@ -194,6 +195,7 @@ func NewState(cfg Config) *State {
 		imports:   newTable('i', importCodec),
 		newest:    newTable('t', statementCodec),
 		choices:   newTable('x', choiceCodec),
+		heard:     newTable('h', heardCodec),
 		recent:    map[Hash]taxonomy.Millis{},
 		shards:    make([]*shard, cfg.Shards),
 	}
@@ -217,7 +219,7 @@ func NewState(cfg Config) *State {
 
 // tables are the parts of the state that lie in its runs, beside the visitors.
 func (s *State) tables() []anyTable {
-	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches.claims, s.imports, s.newest, s.choices}
+	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches.claims, s.imports, s.newest, s.choices, s.heard}
 }
 
 func (s *State) shardOf(v taxonomy.VisitorKey) (*shard, error) {

@@ -249,4 +249,5 @@ func (s *State) counts(r *taxonomy.Record) {
 			t.Rejected[c.Reason] += c.N
 		}
 	}
+	s.hear(r.Heard)
 }
