@@ -22,8 +22,9 @@ import (
 
 // crowd is a view of n visitors in one shard who may all be sent.
 type crowd struct {
-	n   int
-	now taxonomy.Millis
+	n      int
+	now    taxonomy.Millis
+	oneDay bool // all copies end on one day
 }
 
 func (c *crowd) Shards() int                  { return 1 }
@@ -57,7 +58,11 @@ func (c *crowd) Key(_ int, o uint32) (k taxonomy.VisitorKey, ok bool) {
 }
 func (c *crowd) Ordinal(taxonomy.VisitorKey) (int, uint32, bool) { return 0, 0, false }
 func (c *crowd) Consent(_ int, o uint32) (taxonomy.Consent, bool) {
-	return taxonomy.Consent{Day: c.now.Day() - taxonomy.Day(o%25), Purposes: taxonomy.MayAll}, true
+	day := c.now.Day()
+	if !c.oneDay {
+		day -= taxonomy.Day(o % 25)
+	}
+	return taxonomy.Consent{Day: day, Purposes: taxonomy.MayAll}, true
 }
 func (c *crowd) MatchID(taxonomy.DestinationID, int, uint32) (string, taxonomy.Day, bool) {
 	return "", 0, false

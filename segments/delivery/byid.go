@@ -13,9 +13,6 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// bucketRows is how many rows are sorted at once, about.
-const bucketRows = 200_000
-
 // grouping hands over the rows of a plan so that those of one ID stand together,
 // and IDs in an order that says nothing of ordinals.
 //

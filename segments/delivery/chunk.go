@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"hash"
 	"io"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -25,21 +23,6 @@ type said struct {
 	ordinal uint32
 }
 
-// piece is one chunk of a file of chunks.
-type piece struct {
-	bytes  int64
-	rows   uint64
-	sha256 [32]byte
-	says   *Ledger // Held: adds; Maybe: those of them that replace a copy; Outbox: removals
-	// name is the receiver's for a chunk, or empty. control: the chunk lists the
-	// others.
-	name    string
-	control bool
-
-	md5   [16]byte // known while it is written only
-	lines uint64
-}
-
 // chunker writes what a plan says as chunks, one behind the other, in the order
 // in which rows stand in files that are pulled.
 type chunker struct {
@@ -50,6 +33,7 @@ type chunker struct {
 	name    func(int, uint32) (string, bool)
 	shards  int
 	w       io.Writer
+	index   *indexWriter // of what each chunk says; nil: nobody asks
 	pieces  []piece
 	members []*roaring.Bitmap
 	adds    uint64
@@ -58,6 +42,7 @@ type chunker struct {
 
 	had      map[taxonomy.AudienceID][]*roaring.Bitmap
 	gathered []said
+	order    order
 	open     *stream // of a format whose chunks have no bound
 	control  bool    // sums are wanted for a control file
 }
@@ -123,6 +108,7 @@ func (c *chunker) byAudience(ctx context.Context, adds, takes bool) error {
 	}
 	slices.Sort(audiences)
 	var rows []said
+	c.order.name = c.name
 	for _, a := range slices.Compact(audiences) {
 		for _, d := range c.e.Adds[a].days() {
 			if !adds {
@@ -135,28 +121,22 @@ func (c *chunker) byAudience(ctx context.Context, adds, takes bool) error {
 			if minutes <= c.info.Delay {
 				continue // over before it is sure to be there; it stays in Maybe
 			}
-			rows = rows[:0]
-			for s, days := range c.e.Adds[a] {
-				b := days[d]
-				if b == nil {
-					continue
+			run := Run{Audience: a, Minutes: minutes}
+			// Who has no name is gone, and stays in Maybe until the eraser comes.
+			err := c.order.each(ctx, c.e.Adds[a].on(d), nil, func(list []member) error {
+				rows = rows[:0]
+				for i := range list {
+					m := &list[i]
+					c.members[m.shard].Add(m.ordinal)
+					rows = append(rows, said{run, m.id, d, m.shard, m.ordinal})
 				}
-				for it := b.Iterator(); it.HasNext(); {
-					o := it.Next()
-					id, ok := c.name(s, o)
-					if !ok {
-						continue // gone: stays in Maybe until the eraser comes
-					}
-					c.members[s].Add(o)
-					rows = append(rows, said{Run{Audience: a, Minutes: minutes}, id, d, s, o})
-				}
-			}
-			slices.SortFunc(rows, func(x, y said) int { return strings.Compare(x.id, y.id) })
-			c.adds += uint64(len(rows))
-			c.oldest = min(c.oldest, d-taxonomy.RetentionDays)
-			if err := c.take(rows); err != nil {
+				c.adds += uint64(len(rows))
+				return c.take(rows)
+			})
+			if err != nil {
 				return err
 			}
+			c.oldest = min(c.oldest, d-taxonomy.RetentionDays)
 		}
 		rows = rows[:0]
 		for ; takes && len(removes) > 0 && removes[0].Audience == a; removes = removes[1:] {
@@ -259,7 +239,17 @@ func (c *chunker) encode(rows []said) error {
 	if c.control {
 		s.piece.md5 = md5.Sum(body)
 	}
-	s.piece.lines = s.lines()
+	return c.done(s)
+}
+
+// done notes a chunk that is written.
+func (c *chunker) done(s *stream) error {
+	s.piece.lines, s.piece.removes = s.lines(), len(s.says.Outbox) > 0
+	if c.index != nil {
+		if err := c.index.add(&s.piece, s.says); err != nil {
+			return err
+		}
+	}
 	c.pieces = append(c.pieces, s.piece)
 	return nil
 }
@@ -275,6 +265,7 @@ type stream struct {
 	}
 	also  hash.Hash // MD5, if a control file is to be written
 	piece piece
+	says  *Ledger // Held: adds; Maybe: those of them that replace a copy; Outbox: removals
 	ids   []string
 }
 
@@ -287,7 +278,7 @@ func (s *stream) lines() uint64 {
 }
 
 func (c *chunker) begin() *stream {
-	return &stream{encoder: c.format.New(c.info), had: c.hadCopy, piece: piece{says: NewLedger()}, sum: sha256.New()}
+	return &stream{encoder: c.format.New(c.info), had: c.hadCopy, says: NewLedger(), sum: sha256.New()}
 }
 
 // hadCopy reports whether the partner may have had a copy of a row before.
@@ -356,10 +347,9 @@ func (c *chunker) endStream() (err error) {
 	if c.open.also != nil {
 		c.open.also.Sum(c.open.piece.md5[:0])
 	}
-	c.open.piece.lines = c.open.lines()
-	c.pieces = append(c.pieces, c.open.piece)
+	err = c.done(c.open)
 	c.open = nil
-	return nil
+	return err
 }
 
 // list gives the chunks their names, and lists them in a last one if the
@@ -393,7 +383,7 @@ func (c *chunker) list(manifest bool, stem, ext string) error {
 	if _, err := c.w.Write(body); err != nil {
 		return fmt.Errorf("write control file: %w", err)
 	}
-	c.pieces = append(c.pieces, piece{bytes: int64(len(body)), sha256: sha256.Sum256(body), says: NewLedger(), name: name, control: true})
+	c.pieces = append(c.pieces, piece{bytes: int64(len(body)), sha256: sha256.Sum256(body), name: name, control: true})
 	return nil
 }
 
@@ -426,7 +416,7 @@ func (s *stream) rows(rows []said) (err error) {
 
 func (s *stream) note(r said) {
 	if r.Remove {
-		s.piece.says.Outbox = append(s.piece.says.Outbox, Removal{Audience: r.Audience, ID: r.id, Until: r.until, Shard: r.shard, Ordinal: r.ordinal})
+		s.says.Outbox = append(s.says.Outbox, Removal{Audience: r.Audience, ID: r.id, Until: r.until, Shard: r.shard, Ordinal: r.ordinal})
 		return
 	}
 	note := func(to map[taxonomy.AudienceID]Held) {
@@ -437,71 +427,13 @@ func (s *stream) note(r said) {
 		to[r.Audience] = h
 		h.Add(r.shard, r.ordinal, r.until)
 	}
-	note(s.piece.says.Held)
+	note(s.says.Held)
 	if s.had(r.Audience, r.shard, r.ordinal) {
-		note(s.piece.says.Maybe)
+		note(s.says.Maybe)
 	}
 }
 
-const (
-	indexMagic = "EBBDCHNK"
-	// indexVersion 2 has names and control files.
-	indexVersion = 2
-)
-
-// The body of an index of chunks: number of chunks, and for each: bytes · rows ·
-// SHA-256 · length · what it says, as a ledger's file · 1 for a control file ·
-// length · name. Version 1 ends each before the last three.
-func marshalPieces(ps []piece, shards int) ([]byte, error) {
-	b := binary.AppendUvarint(nil, uint64(len(ps)))
-	for _, p := range ps {
-		b = binary.AppendUvarint(b, uint64(p.bytes))
-		b = binary.AppendUvarint(b, p.rows)
-		b = append(b, p.sha256[:]...)
-		l, err := p.says.marshal(shards)
-		if err != nil {
-			return nil, err
-		}
-		b = append(binary.AppendUvarint(b, uint64(len(l))), l...)
-		control := uint64(0)
-		if p.control {
-			control = 1
-		}
-		b = binary.AppendUvarint(b, control)
-		b = append(binary.AppendUvarint(b, uint64(len(p.name))), p.name...)
-	}
-	return sealAs(indexMagic, indexVersion, b), nil
-}
-
-func unmarshalPieces(b []byte) (ps []piece, err error) {
-	version, body, err := unsealUpTo(indexMagic, indexVersion, b)
-	if err != nil {
-		return nil, err
-	}
-	r := reader{b: body}
-	for range r.uvarint(uint64(len(body))) {
-		p := piece{bytes: int64(r.uvarint(1 << 50)), rows: r.uvarint(1 << 50)}
-		copy(p.sha256[:], r.take(32))
-		says := r.take(r.uvarint(uint64(len(r.b))))
-		if version > 1 {
-			p.control = r.uvarint(1) == 1
-			p.name = string(r.take(r.uvarint(4096)))
-		}
-		if r.err != nil {
-			return nil, r.err
-		}
-		if p.says, err = unmarshalLedger(says); err != nil {
-			return nil, err
-		}
-		ps = append(ps, p)
-	}
-	if r.err == nil && len(r.b) != 0 {
-		r.fail("bytes behind its end")
-	}
-	return ps, r.err
-}
-
-// gather adds what a chunk says to what others do.
+// gather adds what a chunk says, which is not to be used any more, to what others do.
 func (l *Ledger) gather(says *Ledger, shards int) {
 	for a, h := range says.Held {
 		if l.Held[a] == nil {
@@ -509,7 +441,7 @@ func (l *Ledger) gather(says *Ledger, shards int) {
 		}
 		for s, days := range h {
 			for d, b := range days {
-				l.Held[a].or(s, d, b)
+				l.Held[a].take(s, d, b)
 			}
 		}
 	}

@@ -225,8 +225,8 @@ func (d *Deliverer) readBlob(ctx context.Context, dest taxonomy.DestinationID, n
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer r.Close()
-	b, err := io.ReadAll(io.NewSectionReader(r, 0, r.Blob().Bytes))
-	if err != nil {
+	b := make([]byte, r.Blob().Bytes)
+	if _, err := io.ReadFull(io.NewSectionReader(r, 0, int64(len(b))), b); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return b, nil

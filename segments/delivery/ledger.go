@@ -81,6 +81,15 @@ func (h Held) or(shard int, d taxonomy.Day, b *roaring.Bitmap) {
 	}
 }
 
+// take is or for a b that nobody else has: it may be kept.
+func (h Held) take(shard int, d taxonomy.Day, b *roaring.Bitmap) {
+	if have := h[shard][d]; have != nil {
+		have.Or(b)
+	} else if !b.IsEmpty() {
+		h[shard][d] = b
+	}
+}
+
 // remove takes visitors of a shard out, and returns whether any was there.
 func (h Held) remove(shard int, who *roaring.Bitmap) (any bool) {
 	if shard >= len(h) {
@@ -96,6 +105,15 @@ func (h Held) remove(shard int, who *roaring.Bitmap) (any bool) {
 		}
 	}
 	return any
+}
+
+// on returns who stands under a day, for each shard; nil for nobody.
+func (h Held) on(d taxonomy.Day) []*roaring.Bitmap {
+	sets := make([]*roaring.Bitmap, len(h))
+	for s, days := range h {
+		sets[s] = days[d]
+	}
+	return sets
 }
 
 // days returns every day that occurs, in order.
@@ -263,7 +281,7 @@ func (l *Ledger) settle(c *Ledger, today taxonomy.Day) {
 				if l.Held[a] == nil {
 					l.Held[a] = NewHeld(len(maybe))
 				}
-				l.Held[a].or(s, d, still)
+				l.Held[a].take(s, d, still)
 			}
 		}
 	}

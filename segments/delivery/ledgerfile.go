@@ -53,7 +53,11 @@ func seal(magic string, body []byte) []byte { return sealAs(magic, sealVersion, 
 func sealAs(magic string, version byte, body []byte) []byte {
 	b := make([]byte, 0, len(magic)+1+len(body)+4)
 	b = append(append(b, magic...), version)
-	b = append(b, body...)
+	return withSum(append(b, body...))
+}
+
+// withSum ends a file with its checksum.
+func withSum(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
@@ -79,7 +83,27 @@ func unsealUpTo(magic string, newest byte, b []byte) (version byte, _ []byte, _ 
 
 // marshal returns the ledger's file. Equal ledgers give equal bytes.
 func (l *Ledger) marshal(shards int) ([]byte, error) {
-	b, err := appendRows(binary.AppendUvarint(nil, uint64(shards)), l.Held, shards)
+	version, size := byte(sealVersion), uint64(1024)
+	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
+		for _, h := range rows {
+			for _, days := range h {
+				for _, m := range days {
+					m.RunOptimize()
+					size += m.GetSerializedSizeInBytes() + 16
+				}
+			}
+		}
+	}
+	flags := [3]*roaring.Bitmap{
+		flagged(l.Outbox, func(r *Removal) *bool { return &r.Forgotten }),
+		flagged(l.Outbox, func(r *Removal) *bool { return &r.Again }),
+		flagged(l.Said, func(r *Removal) *bool { return &r.Forgotten }),
+	}
+	if len(l.Maybe) > 0 || len(l.Said) > 0 || !flags[0].IsEmpty() || !flags[1].IsEmpty() {
+		version = ledgerVersion
+	}
+	b := append(append(make([]byte, 0, size), ledgerMagic...), version)
+	b, err := appendRows(binary.AppendUvarint(b, uint64(shards)), l.Held, shards)
 	if err != nil {
 		return nil, fmt.Errorf("write ledger: %w", err)
 	}
@@ -102,13 +126,8 @@ func (l *Ledger) marshal(shards int) ([]byte, error) {
 		}
 	}
 	b = appendRemovals(b, l.Outbox)
-	flags := [3]*roaring.Bitmap{
-		flagged(l.Outbox, func(r *Removal) *bool { return &r.Forgotten }),
-		flagged(l.Outbox, func(r *Removal) *bool { return &r.Again }),
-		flagged(l.Said, func(r *Removal) *bool { return &r.Forgotten }),
-	}
-	if len(l.Maybe) == 0 && len(l.Said) == 0 && flags[0].IsEmpty() && flags[1].IsEmpty() {
-		return seal(ledgerMagic, b), nil
+	if version == sealVersion {
+		return withSum(b), nil
 	}
 	if b, err = appendRows(b, l.Maybe, shards); err != nil {
 		return nil, fmt.Errorf("write ledger: %w", err)
@@ -119,7 +138,7 @@ func (l *Ledger) marshal(shards int) ([]byte, error) {
 			return nil, fmt.Errorf("write ledger: %w", err)
 		}
 	}
-	return sealAs(ledgerMagic, ledgerVersion, b), nil
+	return withSum(b), nil
 }
 
 func flagged(rs []Removal, flag func(*Removal) *bool) *roaring.Bitmap {

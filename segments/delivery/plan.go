@@ -351,8 +351,8 @@ func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, add
 	}
 	for d, b := range target {
 		add := roaring.AndNot(b, stay)
-		adds.or(s, d, add)
 		next.or(s, d, add)
+		adds.take(s, d, add)
 	}
 }
 
@@ -385,7 +385,7 @@ func (p *planner) remove(a taxonomy.AudienceID, s int, end taxonomy.Day, out *ro
 
 // underWay returns the ledger while e is being said: nothing of it is
 // acknowledged, all of it may have arrived. next is what Plan returned, and is
-// left as it is.
+// not to be used any more.
 func (l *Ledger) underWay(next *Ledger, e *Effects, shards int) *Ledger {
 	way := NewLedger()
 	way.IDs, way.Outbox, way.Said = next.IDs, e.Removes, next.Said
@@ -393,7 +393,7 @@ func (l *Ledger) underWay(next *Ledger, e *Effects, shards int) *Ledger {
 		way.Held[a] = NewHeld(shards)
 		for s, days := range h {
 			for d, b := range days {
-				way.Held[a].or(s, d, b)
+				way.Held[a].take(s, d, b)
 			}
 		}
 	}
@@ -401,7 +401,7 @@ func (l *Ledger) underWay(next *Ledger, e *Effects, shards int) *Ledger {
 		way.Maybe[a] = NewHeld(shards)
 		for s, days := range h {
 			for d, b := range days {
-				way.Maybe[a].or(s, d, b)
+				way.Maybe[a].take(s, d, b)
 			}
 		}
 	}
@@ -422,12 +422,12 @@ func (l *Ledger) underWay(next *Ledger, e *Effects, shards int) *Ledger {
 					}
 					for end, w := range was[s] {
 						if later := roaring.And(rest, w); end > d && !later.IsEmpty() {
-							maybe.or(s, end, later)
 							rest.AndNot(later)
+							maybe.take(s, end, later)
 						}
 					}
 				}
-				maybe.or(s, d, rest)
+				maybe.take(s, d, rest)
 			}
 		}
 		for o, end := range e.ends[a] {

@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -275,6 +273,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
 	}
 	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
+	t.held = nil // the plan has its own
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, src.Generation.Epoch, src.Generation.Number, src.Generation.Clock, clock
@@ -358,25 +357,7 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 	manifest := d.o.Transports[dest.Transport].Facts().Manifest
 	c.control = own || manifest
 	over := created + taxonomy.OneDay
-	// As for files that are pulled: whichever side fails first closes the pipe
-	// on the other, and the goroutine ends with this function.
-	pr, pw := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		c.w = pw
-		err := c.write(ctx)
-		if err == nil {
-			stem, ext, _ := strings.Cut(p.File, ".")
-			err = c.list(manifest, stem, "."+ext)
-		}
-		pw.CloseWithError(err)
-		written <- err
-	}()
-	blob, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+p.File, over, pr)
-	pr.CloseWithError(errors.New("the store took no more"))
-	if wErr := <-written; err == nil && wErr != nil {
-		err = wErr
-	}
+	blob, err := d.putChunks(ctx, dest.ID, p, c, manifest, over)
 	if err != nil {
 		return nil, fmt.Errorf("write chunks: %w", err)
 	}
@@ -384,14 +365,8 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 	if err != nil {
 		return nil, err
 	}
-	index, err := marshalPieces(c.pieces, h.Shards)
-	if err != nil {
-		return nil, err
-	}
-	for name, body := range map[string][]byte{p.Members: members, p.Index: index} {
-		if _, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+name, over, bytes.NewReader(body)); err != nil {
-			return nil, fmt.Errorf("write chunks: %w", err)
-		}
+	if _, err := d.o.Blobs.Put(ctx, folder(dest.ID)+"/"+p.Members, over, bytes.NewReader(members)); err != nil {
+		return nil, fmt.Errorf("write chunks: %w", err)
 	}
 	n := (len(c.pieces) + 7) / 8
 	p.Listed = n > 0 && c.pieces[len(c.pieces)-1].control
@@ -454,22 +429,26 @@ func (d *Deliverer) settle(ctx context.Context, dest taxonomy.DestinationID, h *
 // settleLedger does so in h and l, which the caller writes.
 func (d *Deliverer) settleLedger(ctx context.Context, dest taxonomy.DestinationID, h *head, l *Ledger) error {
 	p := h.Pending
-	b, err := d.readBlob(ctx, dest, p.Index)
+	index, pieces, err := d.openIndex(ctx, dest, p.Index)
 	if err == nil {
-		var pieces []piece
-		if pieces, err = unmarshalPieces(b); err != nil {
-			return fmt.Errorf("read %s: %w", p.Index, err)
-		}
+		defer index.Close()
 		today := max(d.o.Now(), h.Clock).Day()
 		// All that was taken at once: no two chunks speak of the same row, and to
 		// settle one costs as much as the whole of what is held.
 		taken := NewLedger()
 		for i := range pieces {
-			switch {
-			case bit(p.Done, i):
-				taken.gather(pieces[i].says, h.Shards)
-			case bit(p.Refused, i) && !bit(p.Doubtful, i):
-				l.refuse(pieces[i].says)
+			done := bit(p.Done, i)
+			if !done && (!bit(p.Refused, i) || bit(p.Doubtful, i)) {
+				continue
+			}
+			says, err := readSays(index, &pieces[i])
+			if err != nil {
+				return fmt.Errorf("read %s: %w", p.Index, err)
+			}
+			if done {
+				taken.gather(says, h.Shards)
+			} else {
+				l.refuse(says)
 			}
 		}
 		l.settle(taken, today)

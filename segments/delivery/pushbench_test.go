@@ -37,6 +37,28 @@ func (d *drain) Send(_ context.Context, _ *delivery.Destination, c *delivery.Chu
 	return err
 }
 
+// benched are the formats that are measured.
+var benched = map[string]delivery.Format{
+	"tsv": tsv.Format{}, "webhook": webhook.Format{}, "tradedesk": tradedesk.Format{}, "google": google.Format{}, "yahoo": yahoo.Format{}, "xandr-text": xandr.Text{}, "xandr-avro": xandr.Avro{},
+	"beeswax": delimited.Beeswax(), "adform": delimited.Adform(), "audience-manager": delimited.AudienceManager(), "parquet": parquet.Format{},
+}
+
+// benchDestination is one of two audiences that each of them can be sent to.
+func benchDestination(format string) delivery.Destination {
+	d := delivery.Destination{
+		ID: dsp, Floor: 1, Format: format, CredentialsFile: "secret",
+		Account: map[string]string{
+			"DataProviderId": "ebb", "life_days": "90", "urn": "IXID", "gdpr": "false", "member_id": "958",
+			"PID": "1", "DPID": "2", "PIDALIAS": "x", "SYNC_TYPE": "s3",
+		},
+		Audiences: []taxonomy.AudienceID{"cars", "sport"}, Segments: map[taxonomy.AudienceID]string{"cars": "1", "sport": "2"},
+	}
+	if format == "xandr-text" || format == "xandr-avro" {
+		d.Push.PerMinute = 1
+	}
+	return d
+}
+
 // BenchmarkPush delivers a full of two audiences from a generation to bytes that
 // a receiver has read, and prints members a second for each format, and bytes a
 // member. EBB_BENCH_MEMBERS has how many there are (100,000).
@@ -47,14 +69,7 @@ func BenchmarkPush(b *testing.B) {
 	}
 	all := roaring.New()
 	all.AddRange(0, uint64(n))
-	account := map[string]string{
-		"DataProviderId": "ebb", "life_days": "90", "urn": "IXID", "gdpr": "false", "member_id": "958",
-		"PID": "1", "DPID": "2", "PIDALIAS": "x", "SYNC_TYPE": "s3",
-	}
-	for name, f := range map[string]delivery.Format{
-		"tsv": tsv.Format{}, "webhook": webhook.Format{}, "tradedesk": tradedesk.Format{}, "google": google.Format{}, "yahoo": yahoo.Format{}, "xandr-text": xandr.Text{}, "xandr-avro": xandr.Avro{},
-		"beeswax": delimited.Beeswax(), "audience-manager": delimited.AudienceManager(), "parquet": parquet.Format{},
-	} {
+	for name := range benched {
 		b.Run(name, func(b *testing.B) {
 			var took time.Duration
 			to := &drain{}
@@ -67,7 +82,7 @@ func BenchmarkPush(b *testing.B) {
 						return hex.EncodeToString(k[:])
 					},
 					View:    func() (audience.View, error) { return c, nil },
-					Formats: map[string]delivery.Format{"f": f}, Transports: map[string]delivery.Transport{"drain": to},
+					Formats: benched, Transports: map[string]delivery.Transport{"drain": to},
 					After: func(wait time.Duration) <-chan time.Time {
 						c.now += taxonomy.Millis(wait.Milliseconds())
 						past := make(chan time.Time)
@@ -79,11 +94,8 @@ func BenchmarkPush(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				dest := delivery.Destination{ID: dsp, Floor: 1, Format: "f", Transport: "drain", Account: account, CredentialsFile: "secret",
-					Audiences: []taxonomy.AudienceID{"cars", "sport"}, Segments: map[taxonomy.AudienceID]string{"cars": "1", "sport": "2"}}
-				if name == "xandr-text" || name == "xandr-avro" {
-					dest.Push.PerMinute = 1
-				}
+				dest := benchDestination(name)
+				dest.Transport = "drain"
 				src := delivery.Source{
 					Generation: &audience.Generation{Number: 1, Clock: c.now, Shards: 1, Audiences: []audience.Entry{{ID: "cars", Positive: []taxonomy.Column{colCar}}, {ID: "sport", Positive: []taxonomy.Column{colCar}}}},
 					View:       c,

@@ -346,6 +346,8 @@ type rows struct {
 	adds, removes uint64
 	oldest        taxonomy.Day
 	out           []byte
+	ids           []string
+	order         order
 }
 
 // flushAt is how many bytes are gathered before they are written.
@@ -366,25 +368,22 @@ func (r *rows) write(ctx context.Context, w io.Writer) (err error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			ids := r.collect(a, d)
-			minutes := int((d.Start() - r.created) / taxonomy.Minute)
-			if err := r.run(w, Run{Audience: a, Minutes: minutes}, ids); err != nil {
+			if err := r.day(ctx, w, a, d); err != nil {
 				return err
 			}
-			r.adds += uint64(len(ids))
 			r.oldest = min(r.oldest, d-taxonomy.RetentionDays)
 		}
-		var ids []string
+		r.ids = r.ids[:0]
 		for ; len(removes) > 0 && removes[0].Audience == a; removes = removes[1:] {
 			m := removes[0]
-			ids = append(ids, m.ID)
+			r.ids = append(r.ids, m.ID)
 			r.members[m.Shard].Add(m.Ordinal)
 			r.oldest = min(r.oldest, m.Until-taxonomy.RetentionDays)
 		}
-		if err := r.run(w, Run{Audience: a, Remove: true}, ids); err != nil {
+		if err := r.run(w, Run{Audience: a, Remove: true}, r.ids); err != nil {
 			return err
 		}
-		r.removes += uint64(len(ids))
+		r.removes += uint64(len(r.ids))
 	}
 	if r.out, err = r.encoder.Close(r.out); err != nil {
 		return err
@@ -392,31 +391,34 @@ func (r *rows) write(ctx context.Context, w io.Writer) (err error) {
 	return r.flush(w)
 }
 
-// collect returns the IDs of those to be added until a day, sorted.
-func (r *rows) collect(a taxonomy.AudienceID, d taxonomy.Day) []string {
-	var ids []string
-	for s, days := range r.e.Adds[a] {
-		b := days[d]
-		if b == nil {
-			continue
-		}
-		unknown := roaring.New()
-		for it := b.Iterator(); it.HasNext(); {
-			o := it.Next()
-			id, ok := r.name(s, o)
-			if !ok {
-				unknown.Add(o)
-				continue
-			}
-			ids = append(ids, id)
-		}
-		r.members[s].Or(b)
-		if !unknown.IsEmpty() {
-			r.next.Held[a].remove(s, unknown)
+// day writes those to be added until a day.
+func (r *rows) day(ctx context.Context, w io.Writer, a taxonomy.AudienceID, d taxonomy.Day) error {
+	sets := r.e.Adds[a].on(d)
+	for s, b := range sets {
+		if b != nil {
+			r.members[s].Or(b)
 		}
 	}
-	slices.Sort(ids)
-	return ids
+	run := Run{Audience: a, Minutes: int((d.Start() - r.created) / taxonomy.Minute)}
+	r.order.name = r.name
+	lost := map[int]*roaring.Bitmap{}
+	err := r.order.each(ctx, sets, func(o at) {
+		if lost[o.shard] == nil {
+			lost[o.shard] = roaring.New()
+		}
+		lost[o.shard].Add(o.ordinal)
+	}, func(list []member) error {
+		r.ids = r.ids[:0]
+		for i := range list {
+			r.ids = append(r.ids, list[i].id)
+		}
+		r.adds += uint64(len(list))
+		return r.run(w, run, r.ids)
+	})
+	for s, who := range lost {
+		r.next.Held[a].remove(s, who)
+	}
+	return err
 }
 
 func (r *rows) run(w io.Writer, run Run, ids []string) (err error) {

@@ -18,14 +18,11 @@ import (
 // as may be under way at once, and notes after each wave what came of it. It
 // returns false if the delivery was withdrawn meanwhile.
 func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pending) (bool, error) {
-	b, err := d.readBlob(ctx, dest.ID, p.Index)
+	index, pieces, err := d.openIndex(ctx, dest.ID, p.Index)
 	if err != nil {
 		return false, err
 	}
-	pieces, err := unmarshalPieces(b)
-	if err != nil {
-		return false, fmt.Errorf("read %s: %w", p.Index, err)
-	}
+	index.Close()
 	body, err := d.o.Blobs.Open(ctx, folder(dest.ID)+"/"+p.File)
 	if err != nil {
 		return false, fmt.Errorf("open what is to be sent: %w", err)
@@ -78,7 +75,7 @@ func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece
 	c := &Chunk{
 		Name: name, Key: hex.EncodeToString(key[:16]), Kind: p.Kind, MediaType: p.Media, Rows: piece.rows,
 		Index: i, Of: of, Created: p.Created, Body: body, SHA256: piece.sha256, Control: piece.control,
-		Removes: d.o.Formats[dest.Format].Facts().Apart && len(piece.says.Outbox) > 0,
+		Removes: d.o.Formats[dest.Format].Facts().Apart && piece.removes,
 	}
 	if c.Control {
 		c.MediaType = "application/json"

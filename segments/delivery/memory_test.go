@@ -1,0 +1,184 @@
+package delivery_test
+
+import (
+	"context"
+	"encoding/hex"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ebb-dmp/ebb/retention/embedded"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
+	"github.com/ebb-dmp/ebb/segments/index"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// most is the most memory that was in use after a garbage collection between its
+// begin and end: what was really held, without garbage.
+type most struct {
+	mu    sync.Mutex
+	bytes uint64
+	ended bool
+}
+
+func beginMost() (*most, func()) {
+	was := debug.SetGCPercent(10)
+	runtime.GC()
+	m := &most{}
+	m.arm()
+	return m, func() {
+		m.look()
+		m.mu.Lock()
+		m.ended = true
+		m.mu.Unlock()
+		debug.SetGCPercent(was)
+	}
+}
+
+// arm looks after the next collection, and every one from then on.
+func (m *most) arm() {
+	runtime.SetFinalizer(&struct{ at [64]byte }{}, func(any) {
+		m.look()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if !m.ended {
+			m.arm()
+		}
+	})
+}
+
+func (m *most) look() {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	m.mu.Lock()
+	m.bytes = max(m.bytes, s[0].Value.Uint64())
+	m.mu.Unlock()
+}
+
+func live() uint64 {
+	runtime.GC()
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+// heldFor delivers an audience of n members, whose copies all end on one day, over
+// a store on disk, and returns how much memory that took. Chunks have at most
+// so many rows, if that is not 0.
+func heldFor(t testing.TB, n, rows int, format string, pulled bool) (bytes uint64) {
+	t.Helper()
+	c := &crowd{n: n, oneDay: true, now: taxonomy.MillisOf(time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC))}
+	store, err := embedded.Open(embedded.Options{FS: vfs.Default, Dir: t.TempDir(), Now: func() taxonomy.Millis { return c.now }, CacheBytes: 1 << 20, MemTableBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	f := benched[format]
+	if rows > 0 {
+		f = smaller{f, rows}
+	}
+	d, err := delivery.New(delivery.Options{
+		Keyed: store.Keyed(), Blobs: store.Blobs(),
+		Pseudonym: func(_ taxonomy.DestinationID, _ uint32, k taxonomy.VisitorKey) string {
+			return hex.EncodeToString(k[:])
+		},
+		View:    func() (audience.View, error) { return c, nil },
+		Formats: map[string]delivery.Format{format: f}, Transports: map[string]delivery.Transport{"drain": &drain{}, "pull": pull.Transport{}},
+		After: func(time.Duration) <-chan time.Time { return nil },
+		Now:   func() taxonomy.Millis { return c.now }, Rand: rand.NewChaCha8([32]byte{}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := roaring.New()
+	all.AddRange(0, uint64(n))
+	dest := benchDestination(format)
+	dest.Audiences, dest.Segments, dest.Push = dest.Audiences[:1], map[taxonomy.AudienceID]string{"cars": "1"}, delivery.Push{}
+	if dest.Transport = "drain"; pulled {
+		dest.Transport = "pull"
+	}
+	src := delivery.Source{
+		Generation: &audience.Generation{Number: 1, Clock: c.now, Shards: 1, Audiences: []audience.Entry{{ID: "cars", Positive: []taxonomy.Column{colCar}}}},
+		View:       c,
+		Members:    func(context.Context, audience.Entry) (index.Set, error) { return index.Set{all}, nil },
+	}
+	was := live()
+	m, end := beginMost()
+	done, err := d.Run(context.Background(), dest, src)
+	end()
+	if err != nil || done.Rows != uint64(n) || done.Acknowledged != done.Chunks {
+		t.Fatalf("%v, %+v", err, done)
+	}
+	return m.bytes - min(was, m.bytes)
+}
+
+// smaller is a format in smaller chunks.
+type smaller struct {
+	delivery.Format
+	rows int
+}
+
+func (s smaller) Facts() delivery.FormatFacts {
+	f := s.Format.Facts()
+	if f.MaxRows > 0 {
+		f.MaxRows = min(f.MaxRows, s.rows)
+	}
+	return f
+}
+
+// However many members there are, a delivery holds no rows of them beyond a bucket
+// and a chunk: what grows with them is what is said of sets of ordinals, some bytes a
+// member, where a row takes more than a hundred. All members' copies end on one day,
+// which is the worst case. EBB_BENCH=full: every format, from 1 to 10 million.
+func TestLongMemoryDoesNotGrowWithRows(t *testing.T) {
+	if os.Getenv("EBB_LONG") == "" && os.Getenv("EBB_BENCH") != "full" {
+		t.Skip("set EBB_LONG=1 to deliver 400,000 members in each way, EBB_BENCH=full for 10 million in each format")
+	}
+	// Both are whole buckets of 100,000.
+	few, many, rows := 199_999, 399_999, 20_000
+	runs := []struct {
+		format string
+		pulled bool
+	}{{"tsv", true}, {"audience-manager", true}, {"tsv", false}, {"google", false}, {"yahoo", false}}
+	if os.Getenv("EBB_BENCH") == "full" {
+		few, many, rows, runs = 999_999, 9_999_999, 0, runs[:0]
+		for _, name := range slices.Sorted(maps.Keys(benched)) {
+			for _, pulled := range []bool{true, false} {
+				// Only some are for pulling, and who cannot say that somebody leaves is.
+				if f := benched[name].Facts(); pulled == (f.MaxRows == 0) || f.Removes && f.MaxRows == 0 {
+					runs = append(runs, struct {
+						format string
+						pulled bool
+					}{name, pulled})
+				}
+			}
+		}
+	}
+	const most = 20 // bytes a member
+	for _, r := range runs {
+		way := "pushed"
+		if r.pulled {
+			way = "pulled"
+		}
+		t.Run(r.format+" "+way, func(t *testing.T) {
+			small, large := heldFor(t, few, rows, r.format, r.pulled), heldFor(t, many, rows, r.format, r.pulled)
+			each := (float64(large) - float64(small)) / float64(many-few)
+			t.Logf("%d members %.1f MB, %d members %.1f MB: %.2f times, %.1f bytes a member more", few, float64(small)/1e6, many, float64(large)/1e6, float64(large)/float64(small), each)
+			if each > most {
+				t.Errorf("each member more takes %.1f bytes; a row is held", each)
+			}
+		})
+	}
+}
