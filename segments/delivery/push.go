@@ -50,12 +50,12 @@ type pending struct {
 	Wave int             `json:"wave"`
 	// Listed: the last chunk lists the others, and is not sent if one of them was
 	// refused.
+	Listed bool     `json:"listed,omitempty"`
+	Run    Delivery `json:"run"`
 	// Prompt: it is the outbox alone (planPrompt). Rest: of the generation before it
 	// something was owed, and is planned anew after it.
 	Prompt bool `json:"prompt,omitempty"`
 	Rest   bool `json:"rest,omitempty"`
-	Listed bool     `json:"listed,omitempty"`
-	Run    Delivery `json:"run"`
 
 	fresh bool // planned just now: no chunk has been sent yet
 }
@@ -109,10 +109,10 @@ func (d *Deliverer) pushOn(ctx context.Context, dest *Destination, src *Source, 
 			return err
 		})
 		if errors.Is(err, retention.ErrConflict) {
+			continue
+		}
 		if last != nil && under == nil && done.Result == ResultDelivered {
 			done = *last
-		}
-			continue
 		}
 		if err != nil || under == nil {
 			return done, err
@@ -131,10 +131,10 @@ func (d *Deliverer) pushOn(ctx context.Context, dest *Destination, src *Source, 
 		g := src.Generation
 		older := done.Epoch != g.Epoch || done.Generation < g.Number
 		if err != nil || done.Next > 0 || done.Result == ResultWaiting && !older {
-		was := done
-		last = &was
 			return done, err
 		}
+		was := done
+		last = &was
 	}
 	return done, err
 }
@@ -178,6 +178,8 @@ func (d *Deliverer) next(ctx context.Context, dest *Destination, src *Source) (D
 		return run, nil, nil
 	}
 	return d.plan(ctx, dest, src, h, clock, run)
+}
+
 // begun returns what comes before any plan: what is under way if it may still be
 // sent, and what is prompt. Neither, and no result: a plan may be made.
 func (d *Deliverer) begun(ctx context.Context, dest *Destination, h *head, clock taxonomy.Millis) (run Delivery, p *pending, err error) {
@@ -198,8 +200,6 @@ func (d *Deliverer) begun(ctx context.Context, dest *Destination, h *head, clock
 		return d.planPrompt(ctx, dest, h, clock)
 	}
 	return run, nil, nil
-}
-
 }
 
 func sameReceiver(h *head, dest *Destination) bool {
@@ -270,9 +270,9 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	})
 	if err != nil {
 		return run, nil, err
-	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
 	}
 	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
+	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
 	t.held = nil // the plan has its own
 
 	nh := *h
