@@ -97,7 +97,7 @@ func (s *State) consent(sh *shard, o uint32, received taxonomy.Millis, c taxonom
 	sh.dirty[o] = struct{}{}
 	if suc, ok := s.succeeds.get(v.key); ok {
 		if old := s.shards[suc.old.Shard(s.cfg.Shards)]; old != nil {
-			if p, ok := old.ids[suc.old]; ok && old.visitors.at(p).flags&isGone == 0 {
+			if p, ok := old.find(suc.old); ok && old.visitors.at(p).flags&isGone == 0 {
 				s.consent(old, p, received, c)
 			}
 		}

@@ -269,7 +269,7 @@ func (s *State) takeVisitors(src *State, n *index.Numbering) {
 			to.visitors.grow(p.Ordinal + 1)
 			*to.visitors.edit(p.Ordinal) = v
 			if !v.key.IsZero() {
-				to.ids[v.key] = p.Ordinal
+				to.ids.add(p.Ordinal, &to.visitors)
 			}
 			if v.flags&isGone != 0 {
 				to.gone.Add(p.Ordinal)

@@ -66,7 +66,7 @@ func (s *State) known(k taxonomy.VisitorKey) bool {
 	if sh == nil {
 		return false
 	}
-	_, ok := sh.ids[k]
+	_, ok := sh.find(k)
 	return ok
 }
 
@@ -83,7 +83,7 @@ func (s *State) offSets() []map[taxonomy.Trait]*roaring.Bitmap {
 		if sh == nil || len(c.off) == 0 {
 			continue
 		}
-		o, ok := sh.ids[k]
+		o, ok := sh.find(k)
 		if !ok {
 			continue
 		}

@@ -26,7 +26,7 @@ func (s *State) erase(k taxonomy.VisitorKey, space taxonomy.Space, at taxonomy.M
 		}
 	}
 	if sh := s.shards[k.Shard(s.cfg.Shards)]; sh != nil {
-		if o, ok := sh.ids[k]; ok && sh.visitors.at(o).flags&isGone == 0 {
+		if o, ok := sh.find(k); ok && sh.visitors.at(o).flags&isGone == 0 {
 			sh.visitors.edit(o).flags |= isGone
 			sh.gone.Add(o)
 			sh.dirty[o] = struct{}{}
@@ -76,8 +76,8 @@ func (s *State) succeed(r *taxonomy.Record, eff *Effects) {
 	if sh == nil || old == nil {
 		return
 	}
-	o, ok := sh.ids[r.Visitor]
-	p, okOld := old.ids[r.Succeeds]
+	o, ok := sh.find(r.Visitor)
+	p, okOld := old.find(r.Succeeds)
 	if ok && okOld && old.visitors.at(p).flags&isGone == 0 {
 		v := sh.visitors.at(o)
 		if v.consentAt != 0 {
@@ -96,7 +96,7 @@ func (s *State) Forget(visitors []taxonomy.VisitorKey) {
 		if sh == nil {
 			continue
 		}
-		if o, ok := sh.ids[k]; ok {
+		if o, ok := sh.find(k); ok {
 			if sh.visitors.at(o).flags&isGone == 0 {
 				continue
 			}
@@ -112,8 +112,8 @@ func (s *State) Forget(visitors []taxonomy.VisitorKey) {
 
 // forget cuts the tie between a gone visitor's ordinal and its key.
 func (s *State) forget(sh *shard, o uint32) {
+	sh.ids.remove(o, &sh.visitors)
 	v := sh.visitors.edit(o)
-	delete(sh.ids, v.key)
 	*v = visitor{newest: v.newest, flags: isGone, consent: s.consents.intern(taxonomy.Consent{})}
 	sh.dirty[o] = struct{}{}
 	s.changed = true

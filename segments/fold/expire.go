@@ -31,9 +31,9 @@ func (s *State) expire() {
 		if sh == nil {
 			continue
 		}
-		for k, o := range sh.ids {
-			if sh.visitors.at(o).newest.Expired(s.clock) {
-				delete(sh.ids, k)
+		for o := range sh.visitors.n {
+			if v := sh.visitors.at(o); !v.key.IsZero() && v.newest.Expired(s.clock) {
+				sh.ids.remove(o, &sh.visitors)
 				*sh.visitors.edit(o) = visitor{flags: isDropped}
 				sh.gone.Remove(o)
 				sh.dirty[o] = struct{}{}

@@ -38,7 +38,7 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 	if sh == nil {
 		return nil, nil, false
 	}
-	o, ok := sh.ids[k]
+	o, ok := sh.find(k)
 	if !ok {
 		return nil, nil, false
 	}

@@ -86,6 +86,11 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 			s.shards[n].visitors.grow(next)
 		}
 	}
+	for _, sh := range s.shards {
+		if sh != nil {
+			sh.loaded()
+		}
+	}
 	tables := map[byte]anyTable{}
 	for _, t := range s.tables() {
 		tables[t.first()] = t

@@ -439,7 +439,7 @@ func (p *partScan) flush() error {
 		if sh == nil {
 			continue // of another group, whose re-fold has it
 		}
-		o, known := sh.ids[x.record.Visitor]
+		o, known := sh.find(x.record.Visitor)
 		if !known || sh.visitors.at(o).flags&isGone != 0 || x.day.Expired(s.clock) || s.isErased(sh, o, known, &x.record) {
 			continue
 		}

@@ -60,8 +60,10 @@ func (s *State) keys() map[taxonomy.VisitorKey]struct{} {
 		if sh == nil {
 			continue
 		}
-		for k := range sh.ids {
-			all[k] = struct{}{}
+		for o := range sh.visitors.n {
+			if k := sh.visitors.at(o).key; !k.IsZero() {
+				all[k] = struct{}{}
+			}
 		}
 	}
 	for k := range s.waiting.of {

@@ -97,7 +97,7 @@ type State struct {
 // shard is the visitors and columns of one shard.
 type shard struct {
 	n        int
-	ids      map[taxonomy.VisitorKey]uint32
+	ids      idMap // see find
 	visitors visitors
 	dirty    map[uint32]struct{} // ordinals changed since the last checkpoint
 	gone     *roaring.Bitmap
@@ -116,6 +116,9 @@ type shard struct {
 	// has not seen.
 	touched []interval
 }
+
+// find returns the ordinal of a visitor key.
+func (sh *shard) find(k taxonomy.VisitorKey) (uint32, bool) { return sh.ids.get(k, &sh.visitors) }
 
 // interval is what happened between two checkpoints.
 type interval struct {
@@ -161,19 +164,37 @@ func (in *interner) intern(s taxonomy.SourceID, t taxonomy.Trait) column {
 
 // consents interns summaries: there are few, and every visitor has one.
 type consents struct {
-	of  map[string]uint32
-	all []taxonomy.Consent
+	of      map[string]uint32
+	all     []taxonomy.Consent
+	scratch []byte
 }
 
 func (cs *consents) intern(c taxonomy.Consent) uint32 {
-	k := string(taxonomy.AppendConsent(nil, &c))
-	i, ok := cs.of[k]
+	cs.scratch = taxonomy.AppendConsent(cs.scratch[:0], &c)
+	i, ok := cs.of[string(cs.scratch)]
 	if !ok {
-		i = uint32(len(cs.all))
-		cs.all = append(cs.all, c)
-		cs.of[k] = i
+		i = cs.add(cs.scratch, c)
 	}
 	return i
+}
+
+func (cs *consents) add(b []byte, c taxonomy.Consent) uint32 {
+	i := uint32(len(cs.all))
+	cs.all = append(cs.all, c)
+	cs.of[string(b)] = i
+	return i
+}
+
+// load interns a summary by its bytes, which it decodes only the first time.
+func (cs *consents) load(b []byte) (uint32, error) {
+	if i, ok := cs.of[string(b)]; ok {
+		return i, nil
+	}
+	c, rest, err := taxonomy.DecodeConsent(b)
+	if err != nil || len(rest) != 0 {
+		return 0, fmt.Errorf("%w: consent of a visitor", retention.ErrCorrupt)
+	}
+	return cs.intern(c), nil // under the bytes that we write today
 }
 
 // NewState returns the state before the first record.
@@ -203,7 +224,6 @@ func NewState(cfg Config) *State {
 		if taxonomy.GroupOf(i, cfg.Groups) == cfg.Group {
 			s.shards[i] = &shard{
 				n:       i,
-				ids:     map[taxonomy.VisitorKey]uint32{},
 				dirty:   map[uint32]struct{}{},
 				gone:    roaring.New(),
 				days:    index.Days{},

@@ -105,7 +105,7 @@ func (s *State) record(r *taxonomy.Record, ref taxonomy.Ref, rules Classifier, s
 		s.succeed(r, eff)
 	}
 
-	o, known := sh.ids[r.Visitor]
+	o, known := sh.find(r.Visitor)
 	if s.isErased(sh, o, known, r) {
 		if r.Kind == taxonomy.RecordEvent {
 			s.tally(r.Site).Dropped[taxonomy.ReasonErased]++
@@ -174,9 +174,9 @@ func (s *State) adopt(sh *shard, r *taxonomy.Record, o uint32, known bool, rules
 	if !known {
 		o = sh.visitors.n
 		sh.visitors.grow(o + 1)
-		sh.ids[r.Visitor] = o
 		none := s.consents.intern(taxonomy.Consent{})
 		*sh.visitors.edit(o) = visitor{key: r.Visitor, adopted: r.Received, newest: r.Received.Day(), consent: none}
+		sh.ids.add(o, &sh.visitors)
 	} else {
 		sh.visitors.edit(o).adopted = r.Received
 	}

@@ -219,6 +219,7 @@ func visitorVal(v *visitor, consents []taxonomy.Consent) []byte {
 	return taxonomy.AppendConsent(b, &consents[v.consent])
 }
 
+// loadVisitor takes an entry of a run of visitors; shard.loaded follows the last.
 func (s *State) loadVisitor(key, val []byte) error {
 	if len(key) != 6 {
 		return fmt.Errorf("%w: key of a visitor has %d bytes", retention.ErrCorrupt, len(key))
@@ -237,23 +238,13 @@ func (s *State) loadVisitor(key, val []byte) error {
 	if d.err != nil {
 		return d.err
 	}
-	c, rest, err := taxonomy.DecodeConsent(d.b)
-	if err != nil || len(rest) != 0 {
-		return fmt.Errorf("%w: consent of a visitor", retention.ErrCorrupt)
+	c, err := s.consents.load(d.b)
+	if err != nil {
+		return err
 	}
-	v.consent = s.consents.intern(c)
+	v.consent = c
 	sh.visitors.grow(o + 1)
-	if old := sh.visitors.at(o); !old.key.IsZero() && old.key != v.key && sh.ids[old.key] == o {
-		delete(sh.ids, old.key) // an older run knew it before it was forgotten
-	}
 	*sh.visitors.edit(o) = v
-	sh.gone.Remove(o)
-	if v.flags&isGone != 0 {
-		sh.gone.Add(o)
-	}
-	if !v.key.IsZero() {
-		sh.ids[v.key] = o
-	}
 	return nil
 }
 
@@ -268,12 +259,30 @@ func (s *State) unloadVisitor(key []byte) error {
 	}
 	sh := s.shards[n]
 	sh.visitors.grow(o + 1)
-	if v := sh.visitors.edit(o); !v.key.IsZero() {
-		delete(sh.ids, v.key)
-		*v = visitor{flags: isDropped}
-	}
-	sh.gone.Remove(o)
+	*sh.visitors.edit(o) = visitor{flags: isDropped}
 	return nil
+}
+
+// loaded makes what follows from the visitors, when the last run is loaded: a later
+// run may know of one that it was forgotten, or has gone.
+func (sh *shard) loaded() {
+	n := 0
+	for o := range sh.visitors.n {
+		v := sh.visitors.at(o)
+		if !v.key.IsZero() {
+			n++
+		}
+		if v.flags&isGone != 0 {
+			sh.gone.Add(o)
+		}
+	}
+	sh.ids = idMap{}
+	sh.ids.reserve(n, &sh.visitors)
+	for o := range sh.visitors.n {
+		if !sh.visitors.at(o).key.IsZero() {
+			sh.ids.add(o, &sh.visitors)
+		}
+	}
 }
 
 func appendText(b []byte, s string) []byte {

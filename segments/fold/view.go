@@ -144,7 +144,7 @@ func (v *View) Ordinal(k taxonomy.VisitorKey) (int, uint32, bool) {
 	f.mu.RLock()
 	o, ok := uint32(0), false
 	if sh := f.state.shards[shard]; sh != nil {
-		o, ok = sh.ids[k]
+		o, ok = sh.find(k)
 	}
 	f.mu.RUnlock()
 	if !ok || o >= s.visitors.n || s.visitors.at(o).key != k {
@@ -288,7 +288,7 @@ func (v *View) addMatched(s denseSet, f *Fold, d taxonomy.DestinationID) {
 		}
 		n := dv.visitor.Shard(len(v.shards))
 		if sh := st.shards[n]; sh != nil {
-			if o, ok := sh.ids[dv.visitor]; ok && o < v.shards[n].visitors.n {
+			if o, ok := sh.find(dv.visitor); ok && o < v.shards[n].visitors.n {
 				s.add(n, o)
 			}
 		}
