@@ -245,6 +245,7 @@ type life struct {
 // which the consent summary turns 30 days old.
 func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uint32, taxonomy.Day)) error {
 	columns, ending := byEnd(positive)
+	columns, short := byLife(g.view, columns)
 	// A browser's clock may be ahead by minutes, over midnight: tomorrow's day
 	// is looked at too.
 	to := g.today + 1
@@ -258,7 +259,6 @@ func (g *life) each(who *roaring.Bitmap, positive []taxonomy.Column, fn func(uin
 				return err
 			}
 		}
-	columns, short := byLife(g.view, columns)
 		i := o % index.BlockSize
 		var until taxonomy.Day
 		if n := g.positive[i]; n > 0 {
@@ -342,19 +342,6 @@ func (g *life) load(block int, columns []taxonomy.Column, ending []keyed, short 
 			return err
 		}
 	}
-	if len(g.any) > 0 {
-		if err := g.view.Newest(g.shard, block, g.any, from, to, &g.fallback); err != nil {
-			return fmt.Errorf("read newest days: %w", err)
-		}
-	}
-	return nil
-}
-
-// ends lets the newest statement of a key count: one that ends before its 90 days
-// as if it had been made so much earlier. Of two of one day the sooner end counts.
-func (g *life) ends(block int, k keyed, from, to taxonomy.Day) error {
-	var age, newest, life [index.BlockSize]uint8
-	for until, columns := range k {
 	for days, columns := range short {
 		var age [index.BlockSize]uint8
 		if err := g.view.Newest(g.shard, block, columns, from, to, &age); err != nil {
@@ -370,6 +357,19 @@ func (g *life) ends(block int, k keyed, from, to taxonomy.Day) error {
 			}
 		}
 	}
+	if len(g.any) > 0 {
+		if err := g.view.Newest(g.shard, block, g.any, from, to, &g.fallback); err != nil {
+			return fmt.Errorf("read newest days: %w", err)
+		}
+	}
+	return nil
+}
+
+// ends lets the newest statement of a key count: one that ends before its 90 days
+// as if it had been made so much earlier. Of two of one day the sooner end counts.
+func (g *life) ends(block int, k keyed, from, to taxonomy.Day) error {
+	var age, newest, life [index.BlockSize]uint8
+	for until, columns := range k {
 		if err := g.view.Newest(g.shard, block, columns, from, to, &age); err != nil {
 			return fmt.Errorf("read newest days: %w", err)
 		}
