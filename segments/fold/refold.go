@@ -435,12 +435,8 @@ func (p *partScan) flush() error {
 	}
 	for i := range p.batch {
 		x := &p.batch[i]
-		sh := s.shards[x.record.Visitor.Shard(s.cfg.Shards)]
-		if sh == nil {
-			continue // of another group, whose re-fold has it
-		}
-		o, known := sh.find(x.record.Visitor)
-		if !known || sh.visitors.at(o).flags&isGone != 0 || x.day.Expired(s.clock) || s.isErased(sh, o, known, &x.record) {
+		sh, o, ok := s.inColumns(x, s.clock)
+		if !ok {
 			continue
 		}
 		m := p.found[sh.n]
@@ -454,6 +450,20 @@ func (p *partScan) flush() error {
 	}
 	p.batch = p.batch[:0]
 	return nil
+}
+
+// inColumns returns the ordinal of the visitor of a stored event, and whether the
+// event is in any column at a time: not of who is erased, and not of another group,
+// whose scan has it.
+func (s *State) inColumns(x *scanned, now taxonomy.Millis) (sh *shard, o uint32, ok bool) {
+	if sh = s.shards[x.record.Visitor.Shard(s.cfg.Shards)]; sh == nil {
+		return nil, 0, false
+	}
+	o, known := sh.find(x.record.Visitor)
+	if !known || sh.visitors.at(o).flags&isGone != 0 || x.day.Expired(now) || s.isErased(sh, o, known, &x.record) {
+		return nil, 0, false
+	}
+	return sh, o, true
 }
 
 // refoldCapture is the re-fold's part of a checkpoint.

@@ -167,6 +167,36 @@ func TestARefoldEqualsHavingHadTheRulesAllAlong(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// P10: a shadow of a view under its own rules is the view, whatever was folded,
+		// stored or lost since.
+		shadow := func(ch Change) *View {
+			t.Helper()
+			v, err := f.View().Shadow(context.Background(), Shadow{Change: ch, Events: w.model.Events(), Bytes: 4 * rapid.IntRange(1, 20).Draw(t, "room")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		returned := map[taxonomy.VisitorKey]bool{} // who has an event that a closed writer brought back
+		for i := range h {
+			if !h[i].First.IsZero() {
+				returned[h[i].Visitor] = true
+			}
+		}
+		living := func(v *View) map[fact]int {
+			all := contents(v)
+			maps.DeleteFunc(all, func(x fact, _ int) bool {
+				_, says := x.col.Trait.Statement() // of two layers with one the newer counts
+				return says || f.Erased(x.visitor, last) || returned[x.visitor]
+			})
+			return all
+		}
+		if v := f.View(); v.RuleVersion() == f.InForce().Version() {
+			all := rules.Reach{Traits: []taxonomy.Trait{"c:t/root", "c:t/x", "c:t/y"}}
+			if got := living(shadow(Change{To: f.InForce().(Source), Reach: all})); !cmp.Equal(living(v), got) {
+				t.Fatalf("its shadow (-view +shadow):\n%s", cmp.Diff(living(v), got))
+			}
+		}
 		same := func(when string, v *View) {
 			t.Helper()
 			if v.RuleVersion() != f.InForce().Version() {
@@ -182,10 +212,15 @@ func TestARefoldEqualsHavingHadTheRulesAllAlong(t *testing.T) {
 		same("before the re-fold is over", checkpoint(tb, f))
 		same("after it", finish(tb, f))
 		version++
-		if err := f.Refold(context.Background(), ruledOf(f.InForce()).to(drawTable(t, version))); err != nil {
+		ch := ruledOf(f.InForce()).to(drawTable(t, version))
+		foretold := shadow(ch)
+		if err := f.Refold(context.Background(), ch); err != nil {
 			t.Fatal(err)
 		}
 		same("after one in peace", finish(tb, f))
+		if got, want := read(t, w, f, foretold), read(t, w, f, f.View()); !cmp.Equal(want, got) || foretold.RuleVersion() != version {
+			t.Fatalf("what was foretold (-is +foretold):\n%s", cmp.Diff(want, got))
+		}
 		f = w.open(tb) // and once more from the files alone
 		same("after a restart", f.View())
 		if _, err := f.Rewrite(context.Background()); err != nil {
