@@ -242,6 +242,7 @@ func (s *Server) identifyBy(v *visit, cookies *carried, h *head, c *wireConsent,
 	sig := s.signals(v, h, c, cookies, site, today)
 	v.decision = consent.DecideWith(v.why[:0], sig)
 	verdicts(&sig, s.metrics.says)
+	s.heard.hear(&sig, site, today)
 
 	if v.decision.Expire {
 		if cookies.optOut {

@@ -189,51 +189,8 @@ func (s *Server) see(w *work, hd *head, c *wireConsent, route string, n int) *Si
 }
 
 func signalsSeen(sig consent.Signals) (seen []SignalSeen) {
-	verdicts(&sig, func(s taxonomy.Signal, verdict string) { seen = append(seen, SignalSeen{s, verdict}) })
+	verdicts(&sig, func(s taxonomy.Signal, v taxonomy.Verdict) { seen = append(seen, SignalSeen{s, v.String()}) })
 	return seen
-}
-
-// Verdicts of a signal.
-const (
-	saysYes        = "yes"
-	saysNo         = "no"
-	saysUnreadable = "unreadable"
-	saysNothing    = "nothing said"
-)
-
-// verdicts tells what each signal of a request says, by itself.
-func verdicts(sig *consent.Signals, say func(taxonomy.Signal, string)) {
-	said := len(sig.Statements) > 0
-	if sig.OptOutCookie {
-		said = true
-		say(taxonomy.SignalOptOut, saysNo)
-	}
-	if sig.GPC {
-		said = true
-		say(taxonomy.SignalGPC, saysNo)
-	}
-	if sig.Explicit != nil {
-		said = true
-		if *sig.Explicit {
-			say(taxonomy.SignalExplicit, saysYes)
-		} else {
-			say(taxonomy.SignalExplicit, saysNo)
-		}
-	}
-	for i := range sig.Statements {
-		t := &sig.Statements[i]
-		switch {
-		case t.Stale:
-			say(t.Signal, saysUnreadable)
-		case t.Purposes.Has(taxonomy.MayStore | taxonomy.MayProfile):
-			say(t.Signal, saysYes)
-		default:
-			say(t.Signal, saysNo)
-		}
-	}
-	if !said {
-		say(taxonomy.SignalNone, saysNothing)
-	}
 }
 
 // seeBatch remembers a batch whose statements are in the log.

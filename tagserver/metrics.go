@@ -53,8 +53,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) says(sig taxonomy.Signal, verdict string) {
-	m.signals.WithLabelValues(sig.String(), verdict).Inc()
+func (m *metrics) says(sig taxonomy.Signal, v taxonomy.Verdict) {
+	m.signals.WithLabelValues(sig.String(), v.String()).Inc()
 }
 
 // States of an ID cookie.

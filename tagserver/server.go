@@ -240,6 +240,7 @@ type Server struct {
 	log     *slog.Logger
 	metrics *metrics
 	tally   tally
+	heard   heard
 	samples samples
 	seen    sightings
 	newIDs  *limiter[netip.Prefix]
@@ -337,26 +338,32 @@ func (s *Server) Refusals(site taxonomy.SiteID) []Refusal { return s.samples.lis
 // Flush appends the pending counts if there are any, so that they do not wait
 // for the next event. The wiring calls it each second and at the end.
 func (s *Server) Flush(ctx context.Context) error {
-	counts := s.tally.take()
-	if counts == nil {
-		return nil
+	for {
+		counts, heard := s.tally.take(), s.heard.take()
+		if counts == nil && heard == nil {
+			return nil
+		}
+		r := s.countRecord(counts)
+		r.Heard = heard
+		_, _, err := s.o.Log.Append(ctx, 0, []taxonomy.Record{r}, retention.AckNone)
+		if s.appended(err, counts) {
+			s.heard.giveBack(heard)
+		}
+		if err != nil {
+			return fmt.Errorf("append the edge's counts: %w", err)
+		}
 	}
-	_, _, err := s.o.Log.Append(ctx, 0, []taxonomy.Record{s.countRecord(counts)}, retention.AckNone)
-	s.appended(err, counts)
-	if err != nil {
-		return fmt.Errorf("append the edge's counts: %w", err)
-	}
-	return nil
 }
 
 func (s *Server) countRecord(counts []taxonomy.Count) taxonomy.Record {
 	return taxonomy.Record{Kind: taxonomy.RecordCounts, Received: s.o.Now(), Counts: counts}
 }
 
-// appended notes how an append ended. Counts that were not written go back;
-// where that is unknown they do not, since the log may bring them back itself:
-// what is lost then was never received (R12).
-func (s *Server) appended(err error, counts []taxonomy.Count) {
+// appended notes how an append ended, and reports whether it certainly wrote
+// nothing. Counts that were not written go back; where that is unknown they do
+// not, since the log may bring them back itself: what is lost then was never
+// received (R12).
+func (s *Server) appended(err error, counts []taxonomy.Count) (nothing bool) {
 	switch {
 	case err == nil:
 		s.metrics.appends.WithLabelValues("ok").Inc()
@@ -364,11 +371,15 @@ func (s *Server) appended(err error, counts []taxonomy.Count) {
 		s.metrics.appends.WithLabelValues("unknown").Inc()
 	case errors.Is(err, retention.ErrFull):
 		s.metrics.appends.WithLabelValues("full").Inc()
-		s.tally.giveBack(counts)
+		nothing = true
 	default:
 		s.metrics.appends.WithLabelValues("failed").Inc()
+		nothing = true
+	}
+	if nothing {
 		s.tally.giveBack(counts)
 	}
+	return nothing
 }
 
 // append gives records to the log, each to the group of its visitor, and

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type consentCommand struct {
 	Explain consentExplain `cmd:"" help:"Decode a consent string into words, and decide on it for each destination."`
 	Permits consentPermits `cmd:"" help:"Count what visitors allow, and who would be lost without each purpose."`
+	Signals consentSignals `cmd:"" help:"Count what the consent signals of requests said."`
 }
 
 type consentExplain struct {
@@ -148,6 +150,46 @@ func (x consentPermits) Run(c *cli.Context) error {
 		}
 		for _, g := range p.Signals {
 			rows.Add("signal "+g.Signal, g.Visitors.Shown, "decided by it")
+		}
+		return c.Print(doc, rows)
+	})
+}
+
+type consentSignals struct {
+	Site string `arg:"" optional:"" help:"Of requests to this site; of all requests if none is named."`
+	Days int    `help:"The last days, today included, 1 to 90." default:"30"`
+}
+
+func (consentSignals) Help() string {
+	return `Counts requests by what each of their consent signals says by itself, whatever was decided in the end: yes, no, or unreadable, which is taken for a no. A request counts once for each signal that it carries. Of who carries the opt-out cookie only that is counted, and of children nothing. Below 50 no exact number is shown. Counts are kept by day for 90 days; -o json has each day.
+
+Examples:
+
+    ebb consent signals
+    ebb consent signals shop --days 7`
+}
+
+// Run counts.
+func (x consentSignals) Run(c *cli.Context) error {
+	return reach(c, func(cl *client.Client) error {
+		var s struct {
+			Signals []struct {
+				Signal   string     `json:"signal"`
+				Verdict  string     `json:"verdict"`
+				Requests shownCount `json:"requests"`
+			} `json:"signals"`
+		}
+		q := url.Values{"days": {strconv.Itoa(x.Days)}}
+		if x.Site != "" {
+			q.Set("site", x.Site)
+		}
+		doc, err := cl.Get(c, "/api/v1/consent/signals?"+q.Encode(), &s)
+		if err != nil {
+			return fmt.Errorf("count what consent signals said: %w", err)
+		}
+		rows := cli.Rows{Head: []string{"SIGNAL", "SAYS", "REQUESTS"}}
+		for _, l := range s.Signals {
+			rows.Add(l.Signal, l.Verdict, l.Requests.Shown)
 		}
 		return c.Print(doc, rows)
 	})

@@ -132,9 +132,11 @@ type Options struct {
 
 	// Explain decodes a consent string into words, and decides on it for each
 	// destination. Permits counts what visitors allow: all, or those of an audience
-	// of the current generation, else retention.ErrNotFound.
+	// of the current generation, else retention.ErrNotFound. Signals says what the
+	// signals of requests said on the last days, at a site or at all ("").
 	Explain func(string) consent.Explanation
 	Permits func(context.Context, taxonomy.AudienceID) (consent.Permits, error)
+	Signals func(site taxonomy.SiteID, days int) (consent.Signals, error)
 
 	// Spool returns an empty file that lasts as long as one request. What is
 	// written to it is encrypted with a key that is nowhere else.
@@ -215,7 +217,7 @@ func New(o Options) (*API, error) {
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Operations", o.Operations != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil}, {"Waterfall", o.Waterfall != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
-		{"Explain", o.Explain != nil}, {"Permits", o.Permits != nil}, {"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
+		{"Explain", o.Explain != nil}, {"Permits", o.Permits != nil}, {"Signals", o.Signals != nil}, {"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
 	} {
 		if !need.ok {
 			return nil, fmt.Errorf("make the API: option %s is not set", need.name)

@@ -55,6 +55,26 @@ type (
 		Lost    ShownCount `json:"lost"`
 		From    string     `json:"from" doc:"What the visitors would be lost to: audiences, destinations, insights or training."`
 	}
+	signalsIn struct {
+		Site string `query:"site" maxLength:"64" doc:"Of requests to this site; absent: of all, those that name no site included."`
+		Days int    `query:"days" minimum:"1" maximum:"90" default:"30" doc:"The last days, today included."`
+	}
+	signalsView struct {
+		AsOf    time.Time        `json:"as_of"`
+		From    taxonomy.Day     `json:"from"`
+		To      taxonomy.Day     `json:"to"`
+		Signals []signalLineView `json:"signals"`
+	}
+	signalLineView struct {
+		Signal   string          `json:"signal" doc:"none, explicit, tcf, gpp, usp, gpc, dnt or optout."`
+		Verdict  string          `json:"verdict" doc:"What it says by itself: yes, no, unreadable; of none: nothing said."`
+		Requests ShownCount      `json:"requests" doc:"A request counts once for each signal that it carried. Of who carries the opt-out cookie only that is counted, and of children nothing."`
+		Days     []signalDayView `json:"days" doc:"The days that had any."`
+	}
+	signalDayView struct {
+		Day      taxonomy.Day `json:"day"`
+		Requests ShownCount   `json:"requests"`
+	}
 )
 
 // consents registers what consent strings mean and what visitors allow.
@@ -82,6 +102,24 @@ func (a *API) consents() {
 				return nil, a.fail(fmt.Sprintf("count what the visitors of audience %q allow", cut(in.Audience)), err)
 			}
 			return &bodyOut[permitsView]{viewPermits(&p)}, nil
+		})
+	operate(a, op{method: http.MethodGet, path: "/consent/signals", tag: "consent", right: tagserver.May("audiences:read", tagserver.OfAll), ok: 200, errors: []int{404, 422}, summary: "What the consent signals of requests said, by day"},
+		func(_ context.Context, in *signalsIn) (*bodyOut[signalsView], error) {
+			s, err := a.o.Signals(taxonomy.SiteID(in.Site), in.Days)
+			if err != nil {
+				return nil, a.fail(fmt.Sprintf("count what consent signals said at site %q", cut(in.Site)), err)
+			}
+			v := signalsView{AsOf: s.AsOf.Time(), From: s.From, To: s.To, Signals: []signalLineView{}}
+			for _, l := range s.Lines {
+				line := signalLineView{Signal: l.Signal.String(), Verdict: l.Verdict.String(), Requests: show(l.N), Days: []signalDayView{}}
+				for i, n := range l.Days {
+					if n > 0 {
+						line.Days = append(line.Days, signalDayView{s.From + taxonomy.Day(i), show(n)})
+					}
+				}
+				v.Signals = append(v.Signals, line)
+			}
+			return &bodyOut[signalsView]{v}, nil
 		})
 }
 

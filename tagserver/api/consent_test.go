@@ -36,6 +36,46 @@ func permitted(_ context.Context, id taxonomy.AudienceID) (consent.Permits, erro
 	return t.Permits(), nil
 }
 
+func signalled(site taxonomy.SiteID, days int) (consent.Signals, error) {
+	if site == "nowhere" {
+		return consent.Signals{}, retention.ErrNotFound
+	}
+	heard := []taxonomy.Heard{
+		{Day: now.Day(), Site: "shop", Signal: taxonomy.SignalTCF, Verdict: taxonomy.SaysYes, N: 400},
+		{Day: now.Day() - 6, Site: "shop", Signal: taxonomy.SignalTCF, Verdict: taxonomy.SaysYes, N: 49},
+		{Day: now.Day() - 7, Site: "shop", Signal: taxonomy.SignalTCF, Verdict: taxonomy.SaysYes, N: 7000},
+		{Day: now.Day(), Site: "news", Signal: taxonomy.SignalDNT, Verdict: taxonomy.SaysNo, N: 60},
+		{Day: now.Day(), Signal: taxonomy.SignalTCF, Verdict: taxonomy.SaysUnreadable, N: 49},
+	}
+	var of *taxonomy.SiteID
+	if site != "" {
+		of = &site
+	}
+	return consent.SumSignals(heard, of, now, days), nil
+}
+
+// What signals said, by site, over the days that are asked for, and below 50
+// nothing exact (P7).
+func TestSignalsAreCountedByDay(t *testing.T) {
+	s := newStage(t)
+	a := string(s.must(200, "GET", "/consent/signals?days=7", "").body)
+	for _, want := range []string{
+		`{"signal":"tcf","verdict":"yes","requests":{"shown":"449","count":449},"days":[{"day":"` + (now.Day() - 6).String() + `","requests":{"shown":"<50"}},{"day":"` + now.Day().String() + `","requests":{"shown":"400","count":400}}]}`,
+		`{"signal":"tcf","verdict":"unreadable","requests":{"shown":"<50"}`,
+		`{"signal":"dnt","verdict":"no","requests":{"shown":"60","count":60}`,
+	} {
+		if !strings.Contains(a, want) {
+			t.Errorf("no %s in %s", want, a)
+		}
+	}
+	if a := string(s.must(200, "GET", "/consent/signals?site=shop", "").body); !strings.Contains(a, `"count":7449`) || strings.Contains(a, "dnt") {
+		t.Error(a)
+	}
+	s.must(404, "GET", "/consent/signals?site=nowhere", "")
+	s.must(422, "GET", "/consent/signals?days=91", "")
+	s.must(422, "GET", "/consent/signals?days=0", "")
+}
+
 func TestAConsentStringIsExplained(t *testing.T) {
 	s := newStage(t)
 	a := string(s.must(200, "POST", "/consent/explanations", `{"string":"1YYN"}`).body)

@@ -238,7 +238,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 		Refusals: func(taxonomy.SiteID) []tagserver.Refusal {
 			return []tagserver.Refusal{{At: now, Code: "pii", Where: "props.mail", Why: "looks like an e-mail address", Sample: "aaa@aaa.aa"}}
 		},
-		Explain: explained, Permits: permitted,
+		Explain: explained, Permits: permitted, Signals: signalled,
 		Inspect: inspected, Waterfall: fallen,
 		Spool: func() (Spool, error) {
 			m := &memSpool{}

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,6 +27,26 @@ type consentData struct {
 	Of      string // title of the audience that is counted; "" all visitors
 	Fault   string
 	Permits *permitsShown
+	Heard   *heardShown
+}
+
+// heardShown is what the signals of requests said, as people may see it.
+type heardShown struct {
+	At      []siteChoice
+	Of      string // title of the site; "" all
+	Days    int
+	Signals []heardLine
+}
+
+type siteChoice struct {
+	ID, Title string
+	Chosen    bool
+}
+
+type heardLine struct {
+	Name, Says, Requests string
+	Class                string // of the verdict's tag
+	Course               *spark
 }
 
 type audienceChoice struct {
@@ -56,6 +77,7 @@ var signalWords = map[taxonomy.Signal]string{
 	taxonomy.SignalNone: "nothing said", taxonomy.SignalMode: "the law of the country", taxonomy.SignalExplicit: "the visitor's answer to the page",
 	taxonomy.SignalTCF: "a TCF string", taxonomy.SignalGPP: "a GPP string", taxonomy.SignalUSP: "a US Privacy string",
 	taxonomy.SignalAsserted: "a source's agreement", taxonomy.SignalGPC: "Global Privacy Control", taxonomy.SignalOptOut: "the opt-out cookie",
+	taxonomy.SignalDNT: "DNT, which is obeyed as Global Privacy Control is",
 }
 
 // consent shows what a string means, what visitors allow, and what would be lost
@@ -94,7 +116,41 @@ func (c *Console) consent(e echo.Context) (*page, error) {
 	default:
 		d.Permits = c.showPermits(&p)
 	}
+	if d.Heard, err = c.showHeard(e.QueryParam("site")); err != nil {
+		return nil, err
+	}
 	return &page{Template: "consent", Title: "Consent", Section: base + "/consent", Data: d}, nil
+}
+
+// showHeard returns what the signals of requests said in the 90 days, at a site or
+// at all.
+func (c *Console) showHeard(site string) (*heardShown, error) {
+	if c.o.Signals == nil {
+		return nil, nil
+	}
+	s, err := c.o.Signals(taxonomy.SiteID(site), taxonomy.RetentionDays)
+	if err != nil && !errors.Is(err, retention.ErrNotFound) {
+		return nil, fmt.Errorf("count what consent signals said: %w", err)
+	}
+	out := &heardShown{Days: taxonomy.RetentionDays}
+	for _, x := range c.o.Definitions.Sites() {
+		ch := siteChoice{string(x.ID), cmp.Or(x.Title, string(x.ID)), string(x.ID) == site}
+		if ch.Chosen {
+			out.Of = ch.Title
+		}
+		out.At = append(out.At, ch)
+	}
+	for _, l := range s.Lines {
+		line := heardLine{Name: signalWords[l.Signal], Says: l.Verdict.String(), Requests: shown(l.N), Course: newLine(l.Days, "days")}
+		switch l.Verdict {
+		case taxonomy.SaysYes:
+			line.Class = "good"
+		case taxonomy.SaysUnreadable:
+			line.Class = "bad"
+		}
+		out.Signals = append(out.Signals, line)
+	}
+	return out, nil
 }
 
 func (c *Console) showPermits(p *consent.Permits) *permitsShown {

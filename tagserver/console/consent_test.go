@@ -46,6 +46,27 @@ func (w *world) permits(_ context.Context, id taxonomy.AudienceID) (consent.Perm
 	return t.Permits(), w.fail
 }
 
+// signalled is what signals of requests said, the same at each site of the world.
+func (w *world) signalled(site taxonomy.SiteID, days int) (consent.Signals, error) {
+	heard := []taxonomy.Heard{
+		{Day: w.now.Day(), Signal: taxonomy.SignalTCF, Verdict: taxonomy.SaysYes, N: 81_234},
+		{Day: w.now.Day() - 3, Signal: taxonomy.SignalTCF, Verdict: taxonomy.SaysUnreadable, N: 321},
+		{Day: w.now.Day() - 89, Signal: taxonomy.SignalDNT, Verdict: taxonomy.SaysNo, N: 17},
+	}
+	return consent.SumSignals(heard, nil, w.now, days), w.fail
+}
+
+func TestTheConsentPageShowsALineForEachSignal(t *testing.T) {
+	s := serve(t, normal())
+	_, body := s.get(t, base+"/consent?site=shop")
+	for _, want := range []string{"81,234", "unreadable", "321", "DNT, which is obeyed", "90 days: from"} {
+		contains(t, body, want, "the page")
+	}
+	if strings.Contains(body, ">17<") {
+		t.Error("a count below the floor is shown") // P7
+	}
+}
+
 func TestTheConsentPageExplainsAndCounts(t *testing.T) {
 	s := serve(t, normal())
 	_, body := s.get(t, base+"/consent")

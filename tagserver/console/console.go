@@ -98,9 +98,12 @@ type Options struct {
 	Refusals func(taxonomy.SiteID) []tagserver.Refusal
 	// Explain decodes a consent string into words, and decides on it for each
 	// destination; Permits counts what visitors allow: all, or those of an audience.
-	// Without both there is no page about consent.
+	// Without both there is no page about consent. Signals says what the signals of
+	// requests said on the last days, at a site or at all (""); nil: the page is
+	// without it.
 	Explain func(string) consent.Explanation
 	Permits func(context.Context, taxonomy.AudienceID) (consent.Permits, error)
+	Signals func(site taxonomy.SiteID, days int) (consent.Signals, error)
 	// Inspect shows what became of a site's last requests, and Rehearse returns
 	// what answers the tag on the test page: tagserver.Server.Rehearse. Nil: there is no
 	// inspector, or no test page.

@@ -107,7 +107,7 @@ func (w *world) options() Options {
 		Definitions: w, Generations: w, Deliveries: w,
 		Accounts: func(context.Context) (map[taxonomy.SiteID]Account, error) { return w.accounts, w.fail },
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return w.refusals[id] },
-		Explain:  w.explain, Permits: w.permits,
+		Explain:  w.explain, Permits: w.permits, Signals: w.signalled,
 		Inspect: w.inspect, Waterfall: w.fallen,
 		Rehearse: func() tagserver.Rehearsal { return w.rehearse },
 		Audit:    func(context.Context) forget.Report { return w.report },

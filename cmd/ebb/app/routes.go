@@ -62,7 +62,7 @@ func (s *Server) apiOptions() api.Options {
 		Trail: s.trail, Used: s.used(), Answers: defs.Answers{Keyed: s.store.Keyed()},
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
-		Explain:  s.ExplainConsent, Permits: s.Permits,
+		Explain:  s.ExplainConsent, Permits: s.Permits, Signals: s.Signals,
 		Inspect: s.Inspect, Waterfall: s.Waterfall,
 		Spool: s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
 	}
@@ -74,7 +74,7 @@ func (s *Server) consoleOptions() console.Options {
 		Definitions: definitions{s.App}, Generations: s.generations, Deliveries: s.deliverer,
 		Accounts: s.Accounts,
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
-		Explain:  s.ExplainConsent, Permits: s.Permits,
+		Explain:  s.ExplainConsent, Permits: s.Permits, Signals: s.Signals,
 		Inspect: s.Inspect, Waterfall: s.Waterfall,
 		Rehearse: func() tagserver.Rehearsal { return s.edge.Rehearse },
 		Audit:    s.Audit, Receipt: s.Receipt,
