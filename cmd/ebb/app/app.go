@@ -77,11 +77,11 @@ type App struct {
 	countries  *geo.Live // nil: unknown
 	catalog    atomic.Pointer[catalog]
 
+	suppression suppression
+
 	fold        *groups
 	generations *audience.Generations
 	builder     *audience.Builder
-	suppression suppression
-
 	current     atomic.Pointer[audience.Generation]
 	seg         *audience.Seg
 	deliverer   *delivery.Deliverer

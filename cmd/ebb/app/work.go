@@ -183,14 +183,14 @@ func (a *App) deliverWhere(ctx context.Context, due func(context.Context, *deliv
 				"chunks", done.Chunks, "acknowledged", done.Acknowledged, "refused", done.Refused, "fault", done.Fault, "next", done.Next.Time())
 			continue
 		}
+		if done.Unsuppressed != "" {
+			a.log.Error("whom a destination suppresses could not be found; it got nobody new", "destination", id, "fault", done.Unsuppressed)
+		}
 		if h := done.Hold; h != nil {
 			a.log.Warn("a change is too large to go out by itself; `ebb deliver approve` lets it", "destination", id, "generation", done.Generation, "percent", h.Percent())
 		}
 		if done.Fault != "" {
 			a.log.Warn("a delivery met damage and made a full", "destination", id, "fault", done.Fault)
-		}
-		if done.Unsuppressed != "" {
-			a.log.Error("whom a destination suppresses could not be found; it got nobody new", "destination", id, "fault", done.Unsuppressed)
 		}
 		if done.Result != delivery.ResultSame && done.Result != delivery.ResultDelivered {
 			a.log.Info("delivered", "destination", id, "generation", done.Generation, "result", done.Result, "rows", done.Rows, "removes", done.Removes)
@@ -277,13 +277,13 @@ func (a *App) startDelivering(deliver Schedule) {
 			return a.every(ctx, a.leaseLife()/4, "keep the deliverer's lease", a.tendDeliveries)
 		})
 	}
+	a.life.run("suppressions", a.suppressLoop)
 	a.life.run("deliverer", func(ctx context.Context) error {
 		return a.onSchedule(ctx, deliver, "deliver", func(ctx context.Context) error {
 			if !a.mayDeliver() {
 				return nil
 			}
 			return a.DeliverDue(ctx)
-	a.life.run("suppressions", a.suppressLoop)
 		})
 	})
 }
