@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ type crowd struct {
 	n      int
 	now    taxonomy.Millis
 	oneDay bool // all copies end on one day
+	// matches: each has an ID of the partner's.
+	matches bool
 }
 
 func (c *crowd) Shards() int                  { return 1 }
@@ -34,7 +37,7 @@ func (c *crowd) Clock() taxonomy.Millis       { return c.now }
 func (c *crowd) RuleVersion() uint32          { return 1 }
 func (c *crowd) Leaf(_, _ int, op *index.Operand, dst *index.Words) (int, error) {
 	*dst = index.Words{}
-	if op.Set == index.SetAllow+string(dsp) {
+	if op.Set == index.SetAllow+string(dsp) || c.matches && op.Set == index.SetMatched+string(dsp) {
 		for i := range dst {
 			dst[i] = ^uint64(0)
 		}
@@ -64,8 +67,8 @@ func (c *crowd) Consent(_ int, o uint32) (taxonomy.Consent, bool) {
 	}
 	return taxonomy.Consent{Day: day, Purposes: taxonomy.MayAll}, true
 }
-func (c *crowd) MatchID(taxonomy.DestinationID, int, uint32) (string, taxonomy.Day, bool) {
-	return "", 0, false
+func (c *crowd) MatchID(_ taxonomy.DestinationID, _ int, o uint32) (string, taxonomy.Day, bool) {
+	return strconv.FormatUint(uint64(o+1)*0x1000000007, 10), c.now.Day(), c.matches
 }
 
 // BenchmarkRun delivers a full of a million rows, then a delta of one in fifty,

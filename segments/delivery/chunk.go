@@ -45,6 +45,41 @@ type chunker struct {
 	order    order
 	open     *stream // of a format whose chunks have no bound
 	control  bool    // sums are wanted for a control file
+	manifest bool    // which is one if the format has none of its own
+	sample   *sampler
+}
+
+// newChunker writes what a comparison says, by a way of sending. Files that are
+// served are one chunk each.
+func newChunker(f Format, way TransportFacts, what *comparison, shards int, info FileInfo) *chunker {
+	if way.Served {
+		f = whole{f}
+	} else {
+		info.Delay = int(pendingLife / taxonomy.Minute)
+	}
+	_, own := f.(Controller)
+	return &chunker{
+		format: f, info: info, was: what.was, e: &what.e, name: what.name, shards: shards, oldest: info.Created.Day(),
+		members: make([]*roaring.Bitmap, shards), had: map[taxonomy.AudienceID][]*roaring.Bitmap{},
+		control: own || way.Manifest, manifest: way.Manifest,
+	}
+}
+
+// whole is a format whose files are not divided.
+type whole struct{ Format }
+
+func (w whole) Facts() FormatFacts {
+	f := w.Format.Facts()
+	f.MaxRows, f.MaxBytes, f.Apart = 0, 0, false
+	return f
+}
+
+// all writes all chunks, and what lists them.
+func (c *chunker) all(ctx context.Context, stem, ext string) error {
+	if err := c.write(ctx); err != nil {
+		return err
+	}
+	return c.list(stem, ext)
 }
 
 func (c *chunker) write(ctx context.Context) error {
@@ -158,6 +193,9 @@ func (c *chunker) byAudience(ctx context.Context, adds, takes bool) error {
 func (c *chunker) take(rows []said) error {
 	if len(rows) == 0 {
 		return nil
+	}
+	if c.sample != nil {
+		c.sample.see(rows)
 	}
 	n := c.format.Facts().MaxRows
 	if n == 0 {
@@ -354,7 +392,7 @@ func (c *chunker) endStream() (err error) {
 
 // list gives the chunks their names, and lists them in a last one if the
 // receiver, or the way to it, wants that.
-func (c *chunker) list(manifest bool, stem, ext string) error {
+func (c *chunker) list(stem, ext string) error {
 	namer, named := c.format.(Namer)
 	parts := make([]Part, len(c.pieces))
 	for i := range c.pieces {
@@ -374,7 +412,7 @@ func (c *chunker) list(manifest bool, stem, ext string) error {
 	var err error
 	if k, ok := c.format.(Controller); ok {
 		name, body, err = k.Control(c.info, parts)
-	} else if manifest {
+	} else if c.manifest {
 		name, body, err = manifestOf(c.info, stem, parts)
 	}
 	if err != nil {

@@ -202,17 +202,14 @@ func (d *Deliverer) openIndex(ctx context.Context, dest taxonomy.DestinationID, 
 //
 // The rows are made in a goroutine that ends with this function: whichever side
 // fails first closes the pipes on the others.
-func (d *Deliverer) putChunks(ctx context.Context, dest taxonomy.DestinationID, p *pending, c *chunker, manifest bool, over taxonomy.Millis) (retention.Blob, error) {
+func (d *Deliverer) putChunks(ctx context.Context, dest taxonomy.DestinationID, p *pending, c *chunker, over taxonomy.Millis) (retention.Blob, error) {
 	bodies, toBodies := io.Pipe()
 	index, toIndex := io.Pipe()
 	c.w, c.index = toBodies, &indexWriter{w: toIndex, shards: c.shards}
 	var all errgroup.Group
 	all.Go(func() error {
-		err := c.write(ctx)
-		if err == nil {
-			stem, ext, _ := strings.Cut(p.File, ".")
-			err = c.list(manifest, stem, "."+ext)
-		}
+		stem, ext, _ := strings.Cut(p.File, ".")
+		err := c.all(ctx, stem, "."+ext)
 		if err == nil {
 			err = c.index.end(c.pieces)
 		}

@@ -224,56 +224,11 @@ func pushFullDue(h *head, dest *Destination, src *Source, clock taxonomy.Millis)
 
 // plan compares, writes the chunks, and makes them what is under way.
 func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h *head, clock taxonomy.Millis, run Delivery) (Delivery, *pending, error) {
-	created, today := clock-clock%taxonomy.Minute, clock.Day()
-	run.At = clock
-	ledger, err := d.readLedger(ctx, dest.ID, h)
+	c, err := d.compare(ctx, dest, src, h, clock, &run)
 	if err != nil {
 		return run, nil, err
 	}
-	if h.Seq > 0 && h.Shards != src.View.Shards() {
-		// Ordinals mean others now. What the partner holds ends by its life.
-		ledger = NewLedger()
-	}
-	if h.Seq > 0 && (h.IDs != dest.IDs || h.PseudonymEpoch != dest.PseudonymEpoch) {
-		ledger.retire(func(s int, o uint32) (string, bool) {
-			k, ok := src.View.Key(s, o)
-			if !ok {
-				return "", false
-			}
-			return d.o.Pseudonym(dest.ID, h.PseudonymEpoch, k), true
-		}, today)
-	}
-	run.Why = pushFullDue(h, dest, src, clock)
-	newest, err := d.o.View()
-	if err != nil {
-		return run, nil, fmt.Errorf("read the newest view: %w", err)
-	}
-	var (
-		t     *target
-		next  *Ledger
-		e     Effects
-		namer func(int, uint32) (string, bool)
-	)
-	source := src.takenBy(d.o.Formats[dest.Format]).suppressing(ctx)
-	run.Hold, err = holding(source, ledger, today, func(src *Source) (err error) {
-		if t, err = gather(ctx, dest, src, newest, today); err != nil {
-			return err
-		}
-		namer = d.namer(dest, src.View, t.ids)
-		next, e = Plan(ledger, &Input{
-			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: true, Floor: dest.Floor,
-			Target: t.held, IDs: t.ids, Name: namer,
-		})
-		return nil
-	}, func() *Hold {
-		return tooMuch(h, dest, src.Generation, ledger, next, src.View.Shards(), clock)
-	})
-	if err != nil {
-		return run, nil, err
-	}
-	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
-	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
-	t.held = nil // the plan has its own
+	next, e := c.next, &c.e
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, src.Generation.Epoch, src.Generation.Number, src.Generation.Clock, clock
@@ -289,11 +244,11 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	run.Result = ResultSame
 	var p *pending
 	if len(e.Removes) > 0 || e.added() > 0 {
-		p, err = d.writeChunks(ctx, dest, &nh, created, ledger, &e, namer, &run)
+		p, err = d.writeChunks(ctx, dest, &nh, clock-clock%taxonomy.Minute, c, &run)
 		if err != nil {
 			return run, nil, err
 		}
-		next = ledger.underWay(next, &e, nh.Shards)
+		next = c.was.underWay(next, e, nh.Shards)
 		p.Run.Result = ResultDelta
 		if e.Full {
 			p.Run.Result = ResultFull
@@ -329,13 +284,10 @@ func (h *head) record(run Delivery) {
 	h.Runs = h.Runs[max(0, len(h.Runs)-keptRuns):]
 }
 
-func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head, created taxonomy.Millis, was *Ledger, e *Effects, name func(int, uint32) (string, bool), run *Delivery) (*pending, error) {
-	format := d.o.Formats[dest.Format]
-	facts := format.Facts()
-	p := &pending{Kind: Delta, Created: created, Media: facts.MediaType}
-	if e.Full {
-		p.Kind = Full
-	}
+func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head, created taxonomy.Millis, what *comparison, run *Delivery) (*pending, error) {
+	facts := d.o.Formats[dest.Format].Facts()
+	c := d.chunkerOf(dest, h, created, what)
+	p := &pending{Kind: c.info.Kind, Created: created, Media: facts.MediaType}
 	var err error
 	for _, n := range []struct {
 		to   *string
@@ -345,19 +297,8 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 			return nil, err
 		}
 	}
-	c := &chunker{
-		format: format, was: was, e: e, name: name, shards: h.Shards, oldest: created.Day(),
-		info: FileInfo{
-			Destination: dest.ID, IDs: dest.IDs, Kind: p.Kind, Generation: h.Generation, Created: created,
-			Delay: int(pendingLife / taxonomy.Minute), Account: dest.Account, Segments: dest.Segments, Serial: h.Seq,
-		},
-		members: make([]*roaring.Bitmap, h.Shards), had: map[taxonomy.AudienceID][]*roaring.Bitmap{},
-	}
-	_, own := format.(Controller)
-	manifest := d.o.Transports[dest.Transport].Facts().Manifest
-	c.control = own || manifest
 	over := created + taxonomy.OneDay
-	blob, err := d.putChunks(ctx, dest.ID, p, c, manifest, over)
+	blob, err := d.putChunks(ctx, dest.ID, p, c, over)
 	if err != nil {
 		return nil, fmt.Errorf("write chunks: %w", err)
 	}

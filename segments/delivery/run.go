@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
-	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -88,7 +87,7 @@ type Delivery struct {
 // the format or the number of shards has.
 func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done Delivery, err error) {
 	dest = dest.WithDefaults()
-	if err := errors.Join(dest.Validate(), d.Check(&dest)); err != nil {
+	if err := d.valid(&dest); err != nil {
 		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
 	}
 	if d.o.Transports[dest.Transport].Facts().Served {
@@ -104,6 +103,10 @@ func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done
 		return Delivery{}, fmt.Errorf("deliver generation %d to %s: %w", src.Generation.Number, dest.ID, err)
 	}
 	return done, nil
+}
+
+func (d *Deliverer) valid(dest *Destination) error {
+	return errors.Join(dest.Validate(), d.Check(dest))
 }
 
 // publish delivers to a partner who pulls.
@@ -122,57 +125,11 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 		return run, d.clean(ctx, dest.ID, h) // what a crash after the swap left
 	}
 	clock := max(d.o.Now(), h.Clock)
-	created := clock - clock%taxonomy.Minute
-	today := clock.Day()
-	run.At = clock
-
-	ledger, err := d.readLedger(ctx, dest.ID, h)
-	damaged := errors.Is(err, retention.ErrCorrupt) || errors.Is(err, retention.ErrNotFound)
-	if err != nil && !damaged {
-		return run, err
-	}
-	format := d.o.Formats[dest.Format]
-	run.Why = fullDue(h, dest, src, clock)
-	if damaged {
-		// Who pulls holds what the full says and nothing else, so what the ledger
-		// said of it is not needed.
-		ledger, run.Why, run.Fault = NewLedger(), "the ledger was lost or damaged", err.Error()
-	}
-	if run.Why == "" && !format.Facts().Removes {
-		run.Why = "the format cannot say that someone leaves"
-	}
-	newest, err := d.o.View()
-	if err != nil {
-		return run, fmt.Errorf("read the newest view: %w", err)
-	}
-	var (
-		t     *target
-		next  *Ledger
-		e     Effects
-		namer func(int, uint32) (string, bool)
-	)
-	source := src.takenBy(format).suppressing(ctx)
-	run.Hold, err = holding(source, ledger, today, func(src *Source) (err error) {
-		if t, err = gather(ctx, dest, src, newest, today); err != nil {
-			return err
-		}
-		namer = d.namer(dest, src.View, t.ids)
-		next, e = Plan(ledger, &Input{
-			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Floor: dest.Floor,
-			Target: t.held, IDs: t.ids, Name: namer,
-		})
-		return nil
-	}, func() *Hold {
-		if damaged {
-			return nil
-		}
-		return tooMuch(h, dest, g, ledger, next, src.View.Shards(), clock)
-	})
+	c, err := d.compare(ctx, dest, src, h, clock, &run)
 	if err != nil {
 		return run, err
 	}
-	run.Allowed, run.Owed, run.Floored, run.Withheld = t.allowed, e.Owed, e.Floored, t.withheld
-	run.Suppressed, run.Unsuppressed = t.suppressed, source.unsuppressed
+	next, e := c.next, &c.e
 
 	nh := *h
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
@@ -185,7 +142,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	nh.heldBack(run.Hold, e.Full, next)
 	run.Result = ResultSame
 	if !e.Empty() {
-		f, err := d.writeFile(ctx, dest, &nh, format, created, &e, next, namer, &run)
+		f, err := d.writeFile(ctx, dest, &nh, d.o.Formats[dest.Format], clock-clock%taxonomy.Minute, e, next, c.name, &run)
 		if err != nil {
 			return run, err
 		}

@@ -62,6 +62,9 @@ func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pendi
 	return true, nil
 }
 
+// controlMedia is the media type of files that list others.
+const controlMedia = "application/json"
+
 func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece, body *io.SectionReader) *Chunk {
 	name := piece.name
 	if name == "" {
@@ -78,7 +81,7 @@ func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece
 		Removes: d.o.Formats[dest.Format].Facts().Apart && piece.removes,
 	}
 	if c.Control {
-		c.MediaType = "application/json"
+		c.MediaType = controlMedia
 		return c
 	}
 	if j, ok := d.o.Formats[dest.Format].(Judge); ok {

@@ -222,7 +222,7 @@ func (d *Deliverer) planPrompt(ctx context.Context, dest *Destination, h *head, 
 	next := *was
 	next.Outbox = nil
 	if len(e.Removes) > 0 {
-		if nh.Pending, err = d.writeChunks(ctx, dest, &nh, clock-clock%taxonomy.Minute, was, &e, nil, &run); err != nil {
+		if nh.Pending, err = d.writeChunks(ctx, dest, &nh, clock-clock%taxonomy.Minute, &comparison{was: was, e: e}, &run); err != nil {
 			return run, nil, err
 		}
 		p := nh.Pending
