@@ -14,8 +14,8 @@ import (
 const (
 	eventBound = taxonomy.RetentionDays + 5
 	otherBound = taxonomy.RetentionDays + 11 // without windows: what compaction gets to
-	// eraseBound: a weekly flush and garbagecollect, twice, and gc_grace between
-	// (README, erasure).
+	// eraseBound: a weekly flush and garbagecollect, and a second where the first was
+	// missed. The mark of the deletion may stay longer (README, erasure).
 	eraseBound = 15
 )
 

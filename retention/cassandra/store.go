@@ -219,6 +219,9 @@ func (st *Store) Close() error {
 // Events returns the store's retention.Events.
 func (st *Store) Events() retention.Events { return st.events }
 
+// Buckets is into how many parts each week of events is divided.
+func (st *Store) Buckets() int { return st.events.buckets }
+
 // Keyed returns the store's retention.Keyed.
 func (st *Store) Keyed() retention.Keyed { return st.keyed }
 
