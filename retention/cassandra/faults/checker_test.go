@@ -227,7 +227,9 @@ func (h *history) checkState(t *testing.T, keyspace string, log found) {
 		want--
 	}
 	h.note("stored: %d events, %d further copies of them; generation %d of term %d counts %d of %d visitors", len(stored.times), copies, last.number, last.term, last.count, want)
-	if missing > 0 {
+	if missing > 0 { // were they never written, or only not read?
+		again, _, err := readEvents(s)
+		h.note("read again: %d events, %v", len(again.times), err)
 		t.Errorf("%d events of the log are not among the stored ones; received, by edge and second: %v", missing, bySecond)
 	}
 	if last.count != want {
