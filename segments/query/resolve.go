@@ -88,6 +88,16 @@ func (r *IndexResolver) Columns(t taxonomy.Trait) []taxonomy.Column {
 	return r.columns[r.now(t)]
 }
 
+// Now is what a trait is called in the view: see index.Renamed.
+func (r *IndexResolver) Now(t taxonomy.Trait) taxonomy.Trait { return r.now(t) }
+
+func nowOf(r Resolver, t taxonomy.Trait) taxonomy.Trait {
+	if x, ok := r.(index.Renamed); ok {
+		return x.Now(t)
+	}
+	return t
+}
+
 // AllSources is that of Resolver.
 func (r *IndexResolver) AllSources() []taxonomy.SourceID { return r.sources }
 
@@ -201,12 +211,12 @@ func Mentions(e Expr, r Resolver) []string {
 			case Not, Any:
 				out = append(out, string(taxonomy.TraitAny))
 			case Trait:
-				if out = append(out, string(e.Trait)); e.Min == 0 {
+				if out = append(out, string(nowOf(r, e.Trait))); e.Min == 0 {
 					out = append(out, string(taxonomy.TraitAny))
 				}
 			case Sequence:
 				for _, st := range e.Steps {
-					out = append(out, string(st.Trait))
+					out = append(out, string(nowOf(r, st.Trait)))
 				}
 			case Attribute:
 				out = append(out, e.key())
@@ -255,6 +265,7 @@ type visitorResolver struct {
 }
 
 func (v *visitorResolver) everywhere(t taxonomy.Trait) []taxonomy.Column {
+	t = nowOf(v.Resolver, t)
 	out := make([]taxonomy.Column, 0, len(v.AllSources()))
 	for _, s := range v.AllSources() { // sorted, so the columns are
 		out = append(out, taxonomy.Column{Source: s, Trait: t})
