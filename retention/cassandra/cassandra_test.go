@@ -85,12 +85,7 @@ func makeKeyspace() error {
 }
 
 func dropKeyspace() {
-	s, err := connect(testOptions(realNow), "")
-	if err == nil {
-		err = s.apply(context.Background(), "DROP KEYSPACE IF EXISTS "+cluster.keyspace)
-		s.close()
-	}
-	if err != nil {
+	if err := Drop(context.Background(), testOptions(realNow)); err != nil {
 		fmt.Fprintln(os.Stderr, "drop the keyspace of the tests:", err)
 	}
 }

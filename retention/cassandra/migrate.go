@@ -251,7 +251,14 @@ func Drop(ctx context.Context, o Options) error {
 		return fmt.Errorf("drop keyspace %s: %w", o.Keyspace, err)
 	}
 	defer s.close()
-	if err := s.apply(ctx, "DROP KEYSPACE IF EXISTS "+o.Keyspace); err != nil {
+	// A busy server may take longer than the driver waits; dropping again is fine.
+	for range attempts {
+		err = s.apply(ctx, "DROP KEYSPACE IF EXISTS "+o.Keyspace)
+		if !errors.Is(err, retention.ErrUnknown) || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("drop keyspace %s: %w", o.Keyspace, err)
 	}
 	return nil

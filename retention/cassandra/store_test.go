@@ -26,7 +26,9 @@ func TestStartSaysWhatIsWrongAndHowToMendIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := s.apply(context.Background(), "DROP KEYSPACE "+name); err != nil {
+			o := testOptions(realNow)
+			o.Keyspace = name
+			if err := Drop(context.Background(), o); err != nil {
 				t.Error(err)
 			}
 		})
