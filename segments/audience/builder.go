@@ -31,6 +31,20 @@ type Job struct {
 // ErrStale: another builder is ahead. If an error came after publication (the
 // sweep's), the result is returned beside it.
 func (b *Builder) Run(ctx context.Context, j Job) (*Built, error) {
+	out, err := b.Draft(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	gen, err := b.Generations.Publish(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	out.Generation = gen
+	return out, b.Generations.Sweep(ctx)
+}
+
+// Draft builds the next generation and publishes nothing.
+func (b *Builder) Draft(ctx context.Context, j Job) (*Built, error) {
 	refs, err := b.Generations.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("build: %w", err)
@@ -45,16 +59,7 @@ func (b *Builder) Run(ctx context.Context, j Job) (*Built, error) {
 			return nil, fmt.Errorf("build: %w", err)
 		}
 	}
-	out, err := Build(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	gen, err := b.Generations.Publish(ctx, out)
-	if err != nil {
-		return nil, err
-	}
-	out.Generation = gen
-	return out, b.Generations.Sweep(ctx)
+	return Build(ctx, in)
 }
 
 // isLost reports whether an error says that bytes are damaged or not there,

@@ -68,7 +68,7 @@ func (f *Fold) resting(fn func(*State) error) error {
 		return f.stopped
 	case s.refold != nil || f.starting != nil:
 		return ErrRefolding
-	case f.inflight != nil || s.flushing != nil || len(s.recent) > 0:
+	case f.inflight != nil || len(s.flushing) > 0 || len(s.recent) > 0:
 		return errors.New("not all that is folded is in a checkpoint")
 	}
 	for _, sh := range s.shards {
@@ -337,4 +337,39 @@ func (f *Fold) takeSeen(ctx context.Context, of *Fold, refs map[int64][]fileRef,
 		}
 	}
 	return nil
+}
+
+// Keeps reports whether a stored event is of a visitor that is known and was not
+// erased since: all others are on their way out, and are not carried.
+func (f *Fold) Keeps(r *taxonomy.Record) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	sh := f.state.shards[r.Visitor.Shard(f.state.cfg.Shards)]
+	if sh == nil {
+		return false
+	}
+	o, known := sh.find(r.Visitor)
+	return known && sh.visitors.at(o).flags == 0 && !f.state.isErased(sh, o, known, r)
+}
+
+// Whose returns whose an ordinal is, also of who is gone; it is zero of who is
+// forgotten, or was never there.
+func (v *View) Whose(shard int, o uint32) taxonomy.VisitorKey {
+	if shard >= len(v.shards) || o >= v.shards[shard].visitors.n {
+		return taxonomy.VisitorKey{}
+	}
+	return v.shards[shard].visitors.at(o).key
+}
+
+// Erasures returns every erasure that the state has, in no order.
+func (f *Fold) Erasures() []Erasure {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var list []Erasure
+	for h, e := range f.state.erased.m {
+		if e.at != 0 {
+			list = append(list, Erasure{Hash: h, Space: e.space, At: e.at})
+		}
+	}
+	return list
 }

@@ -1,7 +1,6 @@
 package fold
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -26,7 +25,7 @@ type Census struct {
 	Imports     uint64 `json:"imports"` // chunks of rows
 	// Sum is over every entry of all of these and every counter, in no order: two
 	// installations with one sum know the same of the same visitors.
-	Sum [sha256.Size]byte `json:"-"`
+	Sum index.Sum `json:"-"`
 }
 
 // TakeCensus counts what all groups of an installation know, in their order. They
@@ -50,7 +49,7 @@ func TakeCensus(folds []*Fold) (c Census, err error) {
 		n := uint64(0)
 		t.each(func(key, val []byte) {
 			n++
-			c.add(append([]byte{t.first()}, key...), val)
+			c.Sum.Add([]byte{t.first()}, key, val)
 		})
 		switch t.first() {
 		case all.waiting.id:
@@ -88,7 +87,7 @@ func (c *Census) visitors(s *State) error {
 				c.Visitors++
 			}
 			if !v.key.IsZero() {
-				c.add([]byte{'v'}, visitorVal(v, s.consents.all))
+				c.Sum.Add([]byte{'v'}, visitorVal(v, s.consents.all))
 			}
 		}
 		for _, day := range slices.Sorted(maps.Keys(sh.days)) {
@@ -105,29 +104,9 @@ func (c *Census) visitors(s *State) error {
 					return // its life is over
 				}
 				c.Facts++
-				b := binary.BigEndian.AppendUint32(append([]byte{'d'}, k[:]...), uint32(day))
-				c.add(appendText(b, string(col.Source)), append([]byte(col.Trait), n))
+				c.Sum.Add([]byte{'d'}, binary.BigEndian.AppendUint32(k[:], uint32(day)), []byte(col.Source), []byte(col.Trait), []byte{n})
 			})
 		}
 	}
 	return nil
-}
-
-// add adds the hash of an entry to the sum, so that the order does not matter and
-// one that is there twice does.
-func (c *Census) add(key, val []byte) {
-	h := sha256.New()
-	var n [4]byte
-	binary.BigEndian.PutUint32(n[:], uint32(len(key)))
-	h.Write(n[:])
-	h.Write(key)
-	h.Write(val)
-	var sum [sha256.Size]byte
-	h.Sum(sum[:0])
-	carry := uint16(0)
-	for i := range sum {
-		carry += uint16(c.Sum[i]) + uint16(sum[i])
-		c.Sum[i] = byte(carry)
-		carry >>= 8
-	}
 }

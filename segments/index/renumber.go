@@ -1,6 +1,8 @@
 package index
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -135,4 +137,27 @@ func (n *Numbering) Layers(l *Layer) ([]*Layer, error) {
 		}
 	}
 	return out, nil
+}
+
+// Sum is a hash of entries in no order: the sum of their hashes, so that an entry
+// that is there twice counts twice. Two installations are compared by it.
+type Sum [sha256.Size]byte
+
+// Add adds an entry, which is its parts in their order.
+func (s *Sum) Add(parts ...[]byte) {
+	h := sha256.New()
+	var n [4]byte
+	for _, p := range parts {
+		binary.BigEndian.PutUint32(n[:], uint32(len(p)))
+		h.Write(n[:])
+		h.Write(p)
+	}
+	var one Sum
+	h.Sum(one[:0])
+	carry := uint16(0)
+	for i := range s {
+		carry += uint16(s[i]) + uint16(one[i])
+		s[i] = byte(carry)
+		carry >>= 8
+	}
 }

@@ -47,6 +47,9 @@ type Options struct {
 	AnyClock bool
 	// newEpoch: the data was restored from a backup (R29).
 	newEpoch bool
+	// moving: this carries another installation over, so that what the definitions
+	// say is not looked at until all of them are there.
+	moving bool
 }
 
 // App is a running Ebb without its listeners: the stores, the fold, audiences
@@ -114,6 +117,9 @@ type installation struct {
 	// AdminKey is the hash of the first API key, until that is kept as all others
 	// are.
 	AdminKey string `json:"admin_key,omitempty"`
+	// Moving is set while another installation is carried over: only `ebb move`
+	// opens this one.
+	Moving *moving `json:"moving,omitempty"`
 }
 
 const installationID = "installation"
@@ -168,7 +174,7 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	}
 	a.life.onStop("journal", func(context.Context) error { return a.journal.Close() })
 
-	if err = a.refreshRulesFirst(ctx); err != nil {
+	if err = a.refreshRulesFirst(ctx, o.moving); err != nil {
 		return "", err
 	}
 	a.generations = audience.NewGenerations(a.store.Blobs(), a.store.Keyed(), audience.Options{Now: a.env.millis, Keep: 14})
@@ -244,6 +250,9 @@ func (a *App) installed(ctx context.Context, o *Options) (firstKey string, err e
 		if err := a.fixed(); err != nil {
 			return "", err
 		}
+		if err := a.movingOnly(o.moving); err != nil {
+			return "", err
+		}
 		if o.newEpoch {
 			a.install.Epoch++
 			return "", a.putInstallation(ctx, doc.Version)
@@ -288,9 +297,14 @@ func (a *App) putInstallation(ctx context.Context, version uint64) error {
 	return nil
 }
 
-// refreshRulesFirst makes the first catalog, which the fold's first step needs.
-func (a *App) refreshRulesFirst(ctx context.Context) error {
-	c, err := a.compile(ctx, a.defs.Snapshot())
+// refreshRulesFirst makes the first catalog, which the fold's first step needs. A
+// move begins with one of no definitions: a part of them may not hold.
+func (a *App) refreshRulesFirst(ctx context.Context, moving bool) error {
+	snap := a.defs.Snapshot()
+	if moving {
+		snap = &defs.Snapshot{}
+	}
+	c, err := a.compile(ctx, snap)
 	if err == nil {
 		a.catalog.Store(c)
 	}

@@ -49,13 +49,19 @@ func (a *App) Build(ctx context.Context) (*audience.Built, error) {
 	return a.build(ctx, v)
 }
 
+// job is a build of a view by the catalog in force, for which it readies the
+// builder.
+func (a *App) job(v *fold.View) audience.Job {
+	c := a.catalog.Load()
+	a.builder.Scorer = lookalike.New(lookalike.Options{Profiling: c.inUse, Training: c.training, Audience: c.audiences.Audience, Tree: c.classifier.Forest()})
+	return audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.term()}
+}
+
 // buildTries is how often a build begins anew because the eraser was quicker.
 const buildTries = 5
 
 func (a *App) build(ctx context.Context, v *fold.View) (*audience.Built, error) {
-	c := a.catalog.Load()
-	a.builder.Scorer = lookalike.New(lookalike.Options{Profiling: c.inUse, Training: c.training, Audience: c.audiences.Audience, Tree: c.classifier.Forest()})
-	job := audience.Job{View: v, Catalog: c.audiences, Sources: c.inUse, Epoch: a.install.Epoch, Term: a.term()}
+	job := a.job(v)
 	built, err := a.builder.Run(ctx, job)
 	for tries := 1; errors.Is(err, audience.ErrStale) && tries < buildTries; tries++ {
 		// The eraser publishes too, a generation without who was erased (R25), and

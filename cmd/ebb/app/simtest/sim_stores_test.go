@@ -22,7 +22,8 @@ import (
 // was erased four nights ago.
 func (s *sim) compareStores() {
 	s.t.Helper()
-	store, err := embedded.Open(embedded.Options{FS: s.fs, Dir: dataDir, Now: s.now, Compress: s.flags["compress"] == "true", Logger: slog.New(slog.DiscardHandler)})
+	dir := s.flags["data"]
+	store, err := embedded.Open(embedded.Options{FS: s.fs, Dir: dir, Now: s.now, Compress: s.flags["compress"] == "true", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		s.fatalf("open the store: %v", err)
 	}
@@ -78,7 +79,7 @@ func (s *sim) compareStores() {
 			addForms(gone, "key of an erased visitor", v.key[:])
 		}
 	}
-	if where := searchAll(s.t, s.fs, dataDir, gone); len(where) > 0 {
+	if where := searchAll(s.t, s.fs, dir, gone); len(where) > 0 {
 		s.fatalf("P6: four nights later there is %v", where)
 	}
 }

@@ -38,7 +38,10 @@ type sim struct {
 	fresh    map[*visitor]bool // erased since the eraser's last pass
 	trace    []string
 	crashes  int
-	done     map[string]int // steps by name
+	done     map[string]int    // steps by name
+	moves    int               // how often the installation moves: the step's weight
+	target   map[string]string // settings of where a move that did not end was going
+	places   int               // how many data directories there were
 	issues   map[taxonomy.VisitorKey]taxonomy.Day
 }
 
@@ -876,7 +879,7 @@ func (s *sim) run(steps int) {
 		{"events", 30, s.stepEvents}, {"repeat", 8, s.stepRepeat}, {"tab", 3, s.stepTab}, {"pixel", 3, s.stepPixel}, {"choice", 7, s.stepChoice},
 		{"import", 4, s.stepImport}, {"erase imported", 1, s.stepEraseImported}, {"fold", 8, s.stepFold}, {"eraser", 3, s.stepEraser},
 		{"build", 4, s.build}, {"deliver", 3, s.stepDeliver}, {"pull", 5, s.stepPull}, {"publish", 5, s.stepPublish}, {"nightly", 2, s.stepNightly},
-		{"clock", 16, s.stepClock}, {"define", 4, s.stepDefine}, {"crash", 2, s.stepCrash},
+		{"clock", 16, s.stepClock}, {"define", 4, s.stepDefine}, {"crash", 2, s.stepCrash}, {"move", s.moves, s.stepMove},
 	}
 	total := 0
 	for _, x := range all {

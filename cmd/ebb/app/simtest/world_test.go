@@ -95,22 +95,20 @@ func (l *lockedRand) Read(p []byte) (int, error) {
 	return l.r.Read(p)
 }
 
-// open starts the App on the disk as it is and lets it come to rest. Its loops
-// wait for timers that the test fires; its listeners accept nobody, since the
-// test calls the handlers.
-func (w *world) open() error {
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: w.flags})
+// options are those of an App on the disk as it is, with some settings. Its loops
+// wait for timers that the test fires; its listeners accept nobody, since the test
+// calls the handlers.
+func (w *world) options(flags map[string]string, tm *timers) (app.Options, error) {
+	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: flags})
 	if err != nil {
-		return err
+		return app.Options{}, err
 	}
-	tm := &timers{}
-	tm.cond.L = &tm.mu
 	env := app.Env{
 		Now: func() time.Time { return w.now().Time() }, After: tm.after, Rand: w.rand, FS: w.fs,
 		Listen: func(string, string) (net.Listener, error) { return &deafListener{closed: make(chan struct{})}, nil },
 		Dial:   func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody is there") },
 	}
-	a, key, err := app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: w.ring.Load(),
+	return app.Options{Config: r.Config, Env: env, Keys: w.ring.Load(),
 		Logger: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
 			ring, err := change(w.ring.Load())
@@ -118,7 +116,23 @@ func (w *world) open() error {
 				w.ring.Store(ring)
 			}
 			return ring, err
-		}})
+		}}, nil
+}
+
+func newTimers() *timers {
+	tm := &timers{}
+	tm.cond.L = &tm.mu
+	return tm
+}
+
+// open starts the App on the disk as it is and lets it come to rest.
+func (w *world) open() error {
+	tm := newTimers()
+	o, err := w.options(w.flags, tm)
+	if err != nil {
+		return err
+	}
+	a, key, err := app.Open(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,616 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/cassandra"
+	"github.com/ebb-dmp/ebb/retention/defs"
+	"github.com/ebb-dmp/ebb/retention/forget"
+	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/fold"
+	"github.com/ebb-dmp/ebb/segments/index"
+	"github.com/ebb-dmp/ebb/taxonomy"
+)
+
+// A move carries an installation into another one, which has its own store, shards
+// and groups: an embedded one to Cassandra, or back. README.md has the table of
+// what lies where and who carries it.
+//
+// Each part replaces what stands in the target, so a move that ended in the middle
+// is made again from the beginning. Until it is at its end the target's
+// installation says so, and nothing but a move opens it. The source is folded to
+// its end, as at any start, and otherwise only read.
+
+// MoveOptions are two installations. Their keys are the same.
+type MoveOptions struct {
+	From, To Options
+	// Tell is told of each step; may be nil.
+	Tell func(step string)
+}
+
+// Moved is what a move did: how much there is on each side, by the same questions.
+type Moved struct {
+	From         MovedPlace         `json:"from"`
+	To           MovedPlace         `json:"to"`
+	Counts       []MovedCount       `json:"counts"`
+	Audiences    []MovedAudience    `json:"audiences"`
+	Destinations []MovedDestination `json:"destinations"`
+	// Same: everything is as it was, visitor by visitor.
+	Same bool `json:"same"`
+}
+
+// MovedPlace is one of the two installations.
+type MovedPlace struct {
+	Store  string `json:"store"`
+	Where  string `json:"where"` // the data directory, or the keyspace
+	Shards int    `json:"shards"`
+	Groups int    `json:"groups"`
+}
+
+// MovedCount is a number on both sides.
+type MovedCount struct {
+	What string `json:"what"`
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
+}
+
+// MovedAudience is an audience on both sides. Same says that its members are the
+// same visitors.
+type MovedAudience struct {
+	ID   taxonomy.AudienceID `json:"id"`
+	From uint64              `json:"from"`
+	To   uint64              `json:"to"`
+	Same bool                `json:"same"`
+}
+
+// MovedDestination is what the receivers of a destination hold, on both sides.
+type MovedDestination struct {
+	delivery.Kept
+	To   uint64 `json:"to"` // held there
+	Same bool   `json:"same"`
+}
+
+// moving stands in an installation into which another is being carried.
+type moving struct {
+	From  string          `json:"from"` // store
+	Since taxonomy.Millis `json:"since"`
+}
+
+// errMoving: nothing but a move opens the installation.
+var errMoving = errors.New("a move into it has not ended, and a part of the data may be missing; run the same `ebb move` again, which begins anew")
+
+// movingOnly lets a move, and nobody else, into an installation that is not whole.
+func (a *App) movingOnly(moves bool) error {
+	if a.install.Moving != nil && !moves {
+		return fmt.Errorf("%s is not whole: %w; or give it up: drop the keyspace or empty the folder, and make another with `ebb init`", a.place().Where, errMoving)
+	}
+	return nil
+}
+
+func (a *App) place() MovedPlace {
+	p := MovedPlace{Store: a.cfg.Store, Where: a.cfg.Data, Shards: a.install.Shards, Groups: a.install.Groups}
+	if a.cluster != nil {
+		p.Where = "keyspace " + a.cfg.Cassandra.Keyspace
+	}
+	return p
+}
+
+// Move carries an installation into another, which is empty: made by `ebb init`,
+// and nothing since. It returns an error if anything stands in its way, with what
+// to do; if what was carried is not what was there, Moved.Same is false and the
+// target stays closed.
+func Move(ctx context.Context, o MoveOptions) (m Moved, err error) {
+	if o.Tell == nil {
+		o.Tell = func(string) {}
+	}
+	if err := o.check(); err != nil {
+		return m, fmt.Errorf("move: %w", err)
+	}
+	from, err := openSource(ctx, o.From)
+	if err != nil {
+		return m, fmt.Errorf("move: what is to be moved: %w", err)
+	}
+	defer func() { err = errors.Join(err, from.Close(context.WithoutCancel(ctx))) }()
+	o.Tell("fold what the log holds")
+	if err := from.rest(ctx); err != nil {
+		return m, fmt.Errorf("move: what is to be moved: %w", err)
+	}
+	again, err := mark(ctx, o.To, from)
+	if err != nil {
+		return m, fmt.Errorf("move: where it goes: %w", err)
+	}
+	o.To.moving = true
+	to, _, err := Open(ctx, o.To)
+	if err != nil {
+		return m, fmt.Errorf("move: where it goes: %w", err)
+	}
+	defer func() { err = errors.Join(err, to.Close(context.WithoutCancel(ctx))) }()
+	x := carrying{from: from, to: to, again: again, tell: o.Tell}
+	if m, err = x.run(ctx); err != nil {
+		return m, fmt.Errorf("move: %w; what is to be moved is as it was: mend it and run `ebb move` again", err)
+	}
+	return m, nil
+}
+
+// check refuses what can be seen without opening anything.
+func (o *MoveOptions) check() error {
+	from, to := &o.From.Config, &o.To.Config
+	if from.Data == to.Data {
+		return fmt.Errorf("both settings have the data directory %s; give the new one another", from.Data)
+	}
+	if from.Cluster() && to.Cluster() && from.Cassandra.Keyspace == to.Cassandra.Keyspace {
+		return fmt.Errorf("both settings have the keyspace %s", from.Cassandra.Keyspace)
+	}
+	mine, err := o.From.Keys.Marshal()
+	if err != nil {
+		return err
+	}
+	its, err := o.To.Keys.Marshal()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(mine, its) {
+		return fmt.Errorf("%s and %s are not the same keys, and without its own nobody knows a visitor again; copy the first to the place of the second, and make the new installation with `ebb init` after that", from.KeysFile(), to.KeysFile())
+	}
+	return nil
+}
+
+// openSource opens what is to be moved, for this process alone.
+func openSource(ctx context.Context, o Options) (*App, error) {
+	o.Init = false
+	if !o.Config.Cluster() {
+		if used, err := Used(o.Env, o.Config.Data); err != nil {
+			return nil, err
+		} else if !used {
+			return nil, fmt.Errorf("there is no installation in %s; name its folder with --data", o.Config.Data)
+		}
+	}
+	a, _, err := Open(ctx, o)
+	if InUse(err) {
+		err = fmt.Errorf("%w; a move needs it to stand still: stop `ebb serve` first", err)
+	}
+	return a, err
+}
+
+// alone returns an error unless this process builds all groups and no other node
+// appends to the log.
+func (a *App) alone(ctx context.Context) error {
+	for _, g := range a.fold.list {
+		if !g.builds() {
+			return fmt.Errorf("another node of the cluster builds group %d; stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again, with the role builder", g.n, a.leaseLife())
+		}
+	}
+	if a.cluster == nil {
+		return nil
+	}
+	own := a.cluster.log.Writer()
+	for _, g := range a.fold.list {
+		if err := a.closeDead(ctx, g); err != nil {
+			return err
+		}
+		ends, err := a.wal.End(ctx, g.n, g.fold.Load().Position())
+		if err != nil {
+			return fmt.Errorf("look for other nodes: %w", err)
+		}
+		for _, e := range ends {
+			if e.Open && e.Writer != own {
+				return fmt.Errorf("another node of the cluster is open for events (writer %s); stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again", e.Writer, a.leaseLife())
+			}
+		}
+	}
+	return nil
+}
+
+// rest brings a to a point at which all that is known lies in a checkpoint, and
+// refuses what cannot be carried.
+func (a *App) rest(ctx context.Context) error {
+	if err := a.alone(ctx); err != nil {
+		return err
+	}
+	if err := a.catchUp(ctx); err != nil {
+		return err
+	}
+	if err := a.Settle(ctx); err != nil {
+		return fmt.Errorf("bring changed rules into force: %w", err)
+	}
+	for _, g := range a.fold.list {
+		f := g.fold.Load()
+		ends, err := a.wal.End(ctx, g.n, f.Position())
+		if err != nil {
+			return fmt.Errorf("read the log's ends: %w", err)
+		}
+		at := f.Position()
+		for _, e := range ends {
+			if !e.Open && at[e.Writer] < e.Last || len(e.Unfolded) > 0 {
+				return fmt.Errorf("the log of writer %s is not folded to its end; `ebb log holes` says whether it waits for records that will not come", e.Writer)
+			}
+		}
+		if _, on := f.Refolding(); on {
+			return fmt.Errorf("group %d: changed rules are not in force yet; start `ebb serve`, wait with `ebb operations list`, stop it, and run `ebb move` again", g.n)
+		}
+	}
+	if err := a.deliverer.Rest(ctx); err != nil {
+		if errors.Is(err, delivery.ErrPushing) {
+			err = fmt.Errorf("%w; start `ebb serve` and wait until `ebb deliver list` shows that it has ended (after 15 minutes it is given up), stop it, and run `ebb move` again", err)
+		}
+		return err
+	}
+	_, err := a.fold.Checkpoint(ctx)
+	return err
+}
+
+// mark makes the target's installation one that only a move opens, after checking
+// that it is empty. again: an earlier move did, and did not end.
+func mark(ctx context.Context, o Options, from *App) (again bool, err error) {
+	o.Init = false
+	a, _, err := Open(ctx, o)
+	if errors.Is(err, errMoving) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, a.Close(context.WithoutCancel(ctx))) }()
+	if err := a.alone(ctx); err != nil {
+		return false, err
+	}
+	if err := a.pristine(ctx); err != nil {
+		return false, fmt.Errorf("%s is not empty: %w; a move needs an installation in which nothing happened since `ebb init`", a.place().Where, err)
+	}
+	a.install.Moving = &moving{From: from.cfg.Store, Since: a.env.millis()}
+	// Files and generations go on under the epoch that destinations know.
+	a.install.Epoch, a.install.Created = from.install.Epoch, from.install.Created
+	doc, _ := a.defs.Snapshot().Get(defs.Setting, installationID)
+	return false, a.putInstallation(ctx, doc.Version)
+}
+
+// pristine returns an error that says what is there, unless nothing is.
+func (a *App) pristine(ctx context.Context) error {
+	for _, kind := range defs.Kinds {
+		if kind == defs.Setting {
+			continue
+		}
+		for _, d := range a.defs.Snapshot().List(kind) {
+			if kind != defs.APIKey || d.ID != firstKeyID {
+				return fmt.Errorf("it has %s %q", kind, d.ID)
+			}
+		}
+	}
+	if err := a.Fold(ctx); err != nil {
+		return err
+	}
+	c, err := fold.TakeCensus(a.fold.folds())
+	if err == nil && c.Visitors+c.Gone+c.Erasures+c.Waiting > 0 {
+		err = errors.New("it knows visitors")
+	}
+	if err != nil {
+		return err
+	}
+	if refs, err := a.generations.List(ctx); err != nil || len(refs) > 0 {
+		return errors.Join(err, fmt.Errorf("%d generations were built in it", len(refs)))
+	}
+	return nil
+}
+
+// folds are those of all groups, in their order.
+func (gs *groups) folds() (list []*fold.Fold) {
+	for _, g := range gs.list {
+		list = append(list, g.fold.Load())
+	}
+	return list
+}
+
+// carrying is a move under way.
+type carrying struct {
+	from, to *App
+	again    bool
+	tell     func(string)
+	draft    *audience.Built // of the source, by its state at the end
+	had      eventSum
+}
+
+// eventSum is how many events there are, and which.
+type eventSum struct {
+	n   uint64
+	sum index.Sum
+}
+
+func (s *eventSum) add(e *retention.StoredEvent) {
+	s.n++
+	s.sum.Add(taxonomy.AppendRecord(nil, &e.Record), e.Ref.Writer[:], binary.BigEndian.AppendUint64(nil, e.Ref.Seq))
+}
+
+func (x *carrying) run(ctx context.Context) (m Moved, err error) {
+	if err := x.to.alone(ctx); err != nil {
+		return m, err
+	}
+	// First of all who is erased: nobody comes back whatever happens next (P6).
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"carry erasures", x.erasures},
+		{"carry stored events", x.events},
+		{"carry definitions, API keys and the audit log", x.definitions},
+		{"carry visitors, and write the index anew", x.visitors},
+		{"carry deliveries", x.deliveries},
+	} {
+		x.tell(step.name)
+		if err := step.do(ctx); err != nil {
+			return m, err
+		}
+	}
+	x.tell("compare")
+	if m, err = x.compare(ctx); err != nil || !m.Same {
+		return m, err
+	}
+	return m, x.finish(ctx)
+}
+
+func (x *carrying) erasures(ctx context.Context) error {
+	// The journal of a node knows what came since there is its data directory.
+	entries := x.from.journal.Entries()
+	for _, f := range x.from.fold.folds() {
+		for _, e := range f.Erasures() {
+			entries = append(entries, forget.Entry{Hash: e.Hash, Space: e.Space, At: e.At})
+		}
+	}
+	if err := x.to.journal.Append(ctx, entries); err != nil {
+		return err
+	}
+	if c := x.to.cluster; c != nil {
+		list := make([]cassandra.Erasure, len(entries))
+		for i, e := range entries {
+			list[i] = cassandra.Erasure{Hash: e.Hash, Space: e.Space, Asked: e.At}
+		}
+		if err := c.store.PutErasures(ctx, list); err != nil {
+			return err
+		}
+	}
+	return forget.Carry(ctx, x.from.store.Keyed(), x.to.store.Keyed())
+}
+
+// parts is into how many a scan of an App's events is best divided.
+func (a *App) parts() int {
+	if a.cluster != nil {
+		return a.cluster.store.Buckets()
+	}
+	return 1
+}
+
+// keeps reports whether an event goes along.
+func (x *carrying) keeps(e *retention.StoredEvent) bool {
+	k := e.Record.Visitor
+	return x.from.fold.of(k, x.from.install.Shards).fold.Load().Keeps(&e.Record)
+}
+
+func (x *carrying) events(ctx context.Context) error {
+	oldest := x.from.env.millis().Day().Oldest()
+	if x.again {
+		// Who was erased since the attempt before is not left behind by it.
+		if err := x.eraseOthers(ctx, oldest); err != nil {
+			return err
+		}
+	}
+	return retention.CopyEvents(ctx, x.from.store.Events(), x.to.store.Events(), x.from.parts(), oldest, x.keeps, x.had.add)
+}
+
+// eraseOthers erases from the target all visitors with an event that does not go
+// along.
+func (x *carrying) eraseOthers(ctx context.Context, oldest taxonomy.Day) error {
+	others := map[taxonomy.VisitorKey]bool{}
+	err := retention.EachEvent(ctx, x.to.store.Events(), x.to.parts(), oldest, func(e *retention.StoredEvent) error {
+		if !x.keeps(e) {
+			others[e.Record.Visitor] = true
+		}
+		return nil
+	})
+	if err != nil || len(others) == 0 {
+		return err
+	}
+	list := make([]taxonomy.VisitorKey, 0, len(others))
+	for k := range others {
+		list = append(list, k)
+	}
+	return x.to.store.Events().Erase(ctx, list)
+}
+
+// definitions are all documents but two settings, which name shards and groups.
+func (x *carrying) definitions(ctx context.Context) (err error) {
+	err = defs.Carry(ctx, x.from.store.Keyed(), x.to.store.Keyed(), func(k defs.Kind, id string) bool {
+		return k == defs.Setting && (id == installationID || id == refoldSettingID)
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := x.to.defs.Refresh(ctx); err != nil {
+		return err
+	}
+	s, _, err := x.from.refoldSetting()
+	if err != nil {
+		return err
+	}
+	// A version of the rules is used once: by no group again that any had.
+	most := refoldAttempt{}
+	for _, try := range s.Groups {
+		if try.Attempt > most.Attempt {
+			most = try
+		}
+	}
+	err = x.to.setRefold(ctx, func(to *refoldSetting) {
+		to.Cancelled, to.Past, to.Groups = s.Cancelled, s.Past, map[taxonomy.Group]refoldAttempt{}
+		if most.Attempt > 0 {
+			for g := range taxonomy.Group(x.to.install.Groups) {
+				to.Groups[g] = most
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return x.to.refresh(ctx)
+}
+
+// visitors carries what the folds know, and the audiences as they are now.
+func (x *carrying) visitors(ctx context.Context) (err error) {
+	view := x.from.fold.View()
+	if x.draft, err = x.from.builder.Draft(ctx, x.from.job(view)); err != nil {
+		return fmt.Errorf("count the audiences: %w", err)
+	}
+	n, err := fold.Renumber(x.from.fold.folds(), x.to.install.Shards)
+	if err != nil {
+		return err
+	}
+	for _, f := range x.to.fold.folds() {
+		if _, err := f.Carry(ctx, x.from.fold.folds(), n); err != nil {
+			return err
+		}
+	}
+	now := x.to.fold.View()
+	gen, err := x.to.generations.Carry(ctx, x.from.generations, x.draft, n, now)
+	if err != nil {
+		return err
+	}
+	x.to.current.Store(gen)
+	if err := x.to.swapSeg(ctx); err != nil {
+		return err
+	}
+	x.to.fold.Built(now)
+	return nil
+}
+
+func (x *carrying) deliveries(ctx context.Context) error {
+	n, err := fold.Renumber(x.from.fold.folds(), x.to.install.Shards)
+	if err != nil {
+		return err
+	}
+	return x.to.deliverer.Carry(ctx, x.from.deliverer, n)
+}
+
+// compare asks both sides the same questions.
+func (x *carrying) compare(ctx context.Context) (m Moved, err error) {
+	m = Moved{From: x.from.place(), To: x.to.place(), Same: true, Audiences: []MovedAudience{}, Destinations: []MovedDestination{}}
+	note := func(what string, from, to uint64) {
+		m.Counts = append(m.Counts, MovedCount{what, from, to})
+		m.Same = m.Same && from == to
+	}
+	has := eventSum{}
+	err = retention.EachEvent(ctx, x.to.store.Events(), x.to.parts(), x.from.env.millis().Day().Oldest(), func(e *retention.StoredEvent) error {
+		has.add(e)
+		return nil
+	})
+	if err != nil {
+		return m, err
+	}
+	had, err := fold.TakeCensus(x.from.fold.folds())
+	if err != nil {
+		return m, err
+	}
+	now, err := fold.TakeCensus(x.to.fold.folds())
+	if err != nil {
+		return m, err
+	}
+	var docs [2]uint64
+	var entries [2]defs.Link
+	note("events", x.had.n, has.n)
+	note("visitors", had.Visitors, now.Visitors)
+	note("facts by day", had.Facts, now.Facts)
+	note("waiting for their cookie", had.Waiting, now.Waiting)
+	note("statements", had.Statements, now.Statements)
+	note("matches", had.Matches, now.Matches)
+	note("erasures", had.Erasures, now.Erasures)
+	for i, a := range []*App{x.from, x.to} {
+		if entries[i], err = a.trail.Head(ctx); err != nil {
+			return m, err
+		}
+		for _, kind := range defs.Kinds {
+			if kind != defs.Setting {
+				docs[i] += uint64(len(a.defs.List(kind)))
+			}
+		}
+	}
+	note("definitions", docs[0], docs[1])
+	note("entries of the audit log", entries[0].Seq, entries[1].Seq)
+	m.Same = m.Same && entries[0].Hash == entries[1].Hash
+	m.Same = m.Same && x.had == has && had == now
+	if err := x.compareAudiences(ctx, &m); err != nil {
+		return m, err
+	}
+	return m, x.compareDeliveries(ctx, &m)
+}
+
+// compareAudiences counts every audience anew by the new index. A lookalike learns
+// from visitors that the ordinals choose, so of these the carried one is read back.
+func (x *carrying) compareAudiences(ctx context.Context, m *Moved) error {
+	was, is := x.from.fold.View(), x.to.fold.View()
+	job := x.to.job(is)
+	x.to.builder.Scorer = nil
+	draft, err := x.to.builder.Draft(ctx, job)
+	if err != nil {
+		return fmt.Errorf("count the audiences: %w", err)
+	}
+	for _, e := range x.draft.Generation.Audiences {
+		a := MovedAudience{ID: e.ID, From: e.Count}
+		set := draft.Sets[e.ID]
+		carried, err := x.to.generations.Load(ctx, x.to.current.Load(), e.ID)
+		if err != nil {
+			return err
+		}
+		if job.Catalog.Learnt(e.ID) {
+			set = carried
+		}
+		a.To = set.Count()
+		var sums [3]index.Sum
+		for i, of := range []struct {
+			set index.Set
+			v   *fold.View
+		}{{x.draft.Sets[e.ID], was}, {set, is}, {carried, is}} {
+			if sums[i], err = audience.Tell(of.set, of.v.Key); err != nil {
+				return fmt.Errorf("audience %q: %w", e.ID, err)
+			}
+		}
+		a.Same = a.From == a.To && sums[0] == sums[1] && sums[0] == sums[2]
+		m.Same = m.Same && a.Same
+		m.Audiences = append(m.Audiences, a)
+	}
+	return nil
+}
+
+func (x *carrying) compareDeliveries(ctx context.Context, m *Moved) error {
+	had, err := x.from.deliverer.TakeStock(ctx, x.from.fold.View().Whose)
+	if err != nil {
+		return err
+	}
+	has, err := x.to.deliverer.TakeStock(ctx, x.to.fold.View().Whose)
+	if err != nil {
+		return err
+	}
+	m.Same = m.Same && len(had) == len(has)
+	for i, k := range had {
+		d := MovedDestination{Kept: k}
+		if i < len(has) {
+			d.To, d.Same = has[i].Held, has[i] == k
+		}
+		m.Same = m.Same && d.Same
+		m.Destinations = append(m.Destinations, d)
+	}
+	return nil
+}
+
+// finish opens the target to all.
+func (x *carrying) finish(ctx context.Context) error {
+	to := x.to
+	e := defs.Entry{Who: "local", What: "move", Detail: "from " + x.from.cfg.Store}
+	if _, err := to.trail.Append(ctx, e); err != nil {
+		return err
+	}
+	doc, _ := to.defs.Snapshot().Get(defs.Setting, installationID)
+	to.install.Moving = nil
+	return to.putInstallation(ctx, doc.Version)
+}
