@@ -178,14 +178,18 @@ func NewCatalog(defs []Versioned) *Catalog {
 	c := &Catalog{all: slices.Clone(defs), exprs: map[taxonomy.AudienceID]query.Expr{}, errs: map[taxonomy.AudienceID]error{}}
 	slices.SortFunc(c.all, func(a, b Versioned) int { return cmp.Compare(a.ID, b.ID) })
 	for i := range c.all {
-		d := &c.all[i]
-		if e, err := d.Expr(); err != nil {
-			c.errs[d.ID] = err
-		} else {
-			c.exprs[d.ID] = e
-		}
+		c.read(&c.all[i])
 	}
 	return c
+}
+
+// read takes a definition's expression, or its fault.
+func (c *Catalog) read(d *Versioned) {
+	if e, err := d.Expr(); err != nil {
+		c.errs[d.ID] = err
+	} else {
+		c.exprs[d.ID] = e
+	}
 }
 
 // All returns the definitions by ID. They must not be changed.
@@ -214,8 +218,7 @@ func (c *Catalog) Validate(d *Definition) error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
-	defs := slices.DeleteFunc(slices.Clone(c.all), func(o Versioned) bool { return o.ID == d.ID })
-	with := NewCatalog(append(defs, Versioned{Definition: *d}))
+	with := c.With(d)
 	// d may close a ring through others, or become a lookalike that is a seed.
 	var errs []error
 	for i := range with.all {

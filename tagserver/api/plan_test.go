@@ -273,6 +273,10 @@ func randomSet(r *rapid.T) (set sent) {
 		}
 		list[i] = fmt.Sprintf(`{"id":"c%d","title":%s%s%s}`, i, quote(word("t")), parents, maybe("sensitive", `,"sensitive":true`))
 	}
+	page := `,"page":true`
+	if strings.Contains(strings.Join(list, ""), `"sensitive":true`) {
+		page = "" // no page is told of what is sensitive
+	}
 	set = set.with("taxonomy", `{"id":"t","title":"T","categories":[`+strings.Join(list, ",")+`]}`)
 	if sites > 0 {
 		for i := range pick("rules", 3) {
@@ -299,7 +303,7 @@ func randomSet(r *rapid.T) (set sent) {
 			rule = "not (" + rule + ") or list crm"
 		}
 		how := `"rule_text":` + quote(rule)
-		set = set.with("audience", fmt.Sprintf(`{"id":"a%d","title":%s,"kind":"rule",%s%s}`, i, quote(word("t")), how, maybe("page", `,"page":true`)))
+		set = set.with("audience", fmt.Sprintf(`{"id":"a%d","title":%s,"kind":"rule",%s%s}`, i, quote(word("t")), how, maybe("page", page)))
 	}
 	if rapid.Bool().Draw(r, "lookalike") {
 		set = set.with("audience", fmt.Sprintf(`{"id":"like","title":"L","kind":"lookalike","lookalike":{"seed":"a%d","size":%d}}`, pick("seed", audiences), 1000+pick("size", 1000)))

@@ -324,7 +324,45 @@ func checkAudience(w *world, d *audience.Definition) error {
 			errs = append(errs, taxonomy.Invalid(field, "%q is what pages and partners know audience %q by", d.PublicSlug(), o.ID))
 		}
 	}
-	return errors.Join(errs...)
+	secret, err := w.secret(c, d)
+	if err != nil {
+		return err
+	}
+	return errors.Join(append(errs, secret...)...)
+}
+
+// secret returns the faults of telling pages of something sensitive: by d, or by
+// an audience for pages that d stands behind. A category that is marked sensitive
+// later on makes no fault of what is there: /v1/seg leaves it out from then on.
+func (w *world) secret(c *audience.Catalog, d *audience.Definition) (errs []error, err error) {
+	f, err := w.forest(nil, "")
+	if err != nil {
+		return nil, err
+	}
+	with := c.With(d)
+	seen := map[taxonomy.AudienceID]bool{}
+	var visit func(taxonomy.AudienceID)
+	visit = func(id taxonomy.AudienceID) {
+		if seen[id] {
+			return
+		}
+		seen[id] = true
+		t := with.TellsOf(id, f.Sensitive)
+		if t == "" {
+			return // and whoever names it learns nothing from it
+		}
+		switch o, _ := with.Get(id); {
+		case o.Page && id == d.ID:
+			errs = append(errs, taxonomy.Invalid("page", "the audience tells of %s, which is sensitive, and no page is told of that; leave out page, or %s", t, t))
+		case o.Page && c.TellsOf(id, f.Sensitive) == "":
+			errs = append(errs, taxonomy.Invalid("id", "audience %q, which pages are told of, would tell of %s, which is sensitive; take it out of this audience, or page out of that one", id, t))
+		}
+		for _, o := range with.Dependents(id) {
+			visit(o)
+		}
+	}
+	visit(d.ID)
+	return errs, nil
 }
 
 func usersOfAudience(w *world, d *audience.Definition) (users []tagserver.ProblemError, err error) {

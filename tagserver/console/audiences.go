@@ -152,6 +152,7 @@ type audienceData struct {
 	History      []entryView
 	UsedBy       []taxonomy.AudienceID
 	Destinations []taxonomy.DestinationID
+	Secret       taxonomy.Trait // what keeps it from pages though it is marked for them
 	Evidence     *evidenceView
 }
 
@@ -204,6 +205,9 @@ func (c *Console) audience(e echo.Context) (*page, error) {
 				d.Evidence = c.evidence(en.Evidence)
 			}
 		}
+	}
+	if d.Page && c.o.Forest != nil {
+		d.Secret = c.o.Definitions.Audiences().TellsOf(id, c.o.Forest().Sensitive)
 	}
 	for _, dest := range c.o.Definitions.Destinations() {
 		if slices.Contains(dest.Audiences, id) {

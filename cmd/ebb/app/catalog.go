@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -42,6 +43,9 @@ type catalog struct {
 	strings   *consent.Reader // of consent strings
 	// bidders are made when they are first asked for.
 	bidders atomic.Pointer[[]tagserver.Bidder]
+	// secrets are the audiences that tell of something sensitive: see sensitive.
+	secretsMade sync.Once
+	secrets     map[taxonomy.AudienceID]taxonomy.Trait
 }
 
 // Site is tagserver.Sites.

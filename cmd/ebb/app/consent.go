@@ -80,11 +80,25 @@ func (c *catalog) withhold(d *delivery.Destination, day taxonomy.Day) func(taxon
 		if vendor != "" {
 			return vendor
 		}
-		for _, m := range c.audiences.Mentions(id) {
-			if c.classifier.Forest().Sensitive(taxonomy.Trait(m)) {
-				return "it tells of " + m + ", which is sensitive; take it out of the rule, or keep the audience to this house"
-			}
+		if t := c.sensitive(id); t != "" {
+			return "it tells of " + string(t) + ", which is sensitive; take it out of the rule, or keep the audience to this house"
 		}
 		return ""
 	}
+}
+
+// sensitive returns what an audience tells of that is sensitive, "" if nothing is:
+// by the definitions, whatever rules are in force, so that what was marked a
+// moment ago leaves no more.
+func (c *catalog) sensitive(id taxonomy.AudienceID) taxonomy.Trait {
+	c.secretsMade.Do(func() {
+		c.secrets = map[taxonomy.AudienceID]taxonomy.Trait{}
+		f := c.classifier.Forest()
+		for _, d := range c.audiences.All() {
+			if t := c.audiences.TellsOf(d.ID, f.Sensitive); t != "" {
+				c.secrets[d.ID] = t
+			}
+		}
+	})
+	return c.secrets[id]
 }

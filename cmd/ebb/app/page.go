@@ -24,12 +24,13 @@ func (p pages) Page(ctx context.Context, v taxonomy.VisitorKey, _ taxonomy.SiteI
 	return p.answer(ids, p.a.fold.Clock()), nil
 }
 
-// answer says audiences in a page's words, those that pages may still read.
+// answer says audiences in a page's words, those that pages may still read:
+// nothing of what tells of something sensitive, whoever wrote the list, and when.
 func (p pages) answer(ids []taxonomy.AudienceID, asOf taxonomy.Millis) tagserver.PageAnswer {
 	ans := tagserver.PageAnswer{AsOf: asOf, Audiences: make([]tagserver.PageAudience, 0, len(ids))}
-	c := p.a.catalog.Load().audiences
+	c := p.a.catalog.Load()
 	for _, id := range ids {
-		if d, ok := c.Get(id); ok && d.Page {
+		if d, ok := c.audiences.Get(id); ok && d.Page && c.sensitive(id) == "" {
 			ans.Audiences = append(ans.Audiences, tagserver.PageAudience{ID: id, Slug: d.PublicSlug(), Segtax: d.Segtax})
 		}
 	}

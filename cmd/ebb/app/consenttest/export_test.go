@@ -7,7 +7,9 @@ import (
 
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
 // Strings of the IAB's encoder, and some by hand, of March 2026.
@@ -179,6 +181,49 @@ func TestASensitiveAudienceIsNotSent(t *testing.T) {
 	if got := strings.Join(why, "; "); len(why) != 4 || !strings.Contains(got, "ill: it tells of c:shop/health, which is sensitive") {
 		t.Errorf("withheld: %s", got)
 	}
+}
+
+// F1: pages are told of no audience that tells of something sensitive, not even one
+// that is marked for them and was defined before its category was marked: neither
+// from the generation nor by what was folded since, nor in what bidders are told.
+func TestASensitiveAudienceIsToldToNoPage(t *testing.T) {
+	w := asVendor(t, vendorList(t, ours(5), dsp(7), dsp(8)))
+	define := func(id taxonomy.AudienceID, rule string) {
+		w.define(defs.Audience, string(id), audience.Definition{ID: id, Title: string(id), Kind: audience.KindRule, Rule: []byte(rule), Page: true})
+	}
+	define("ill", `{"trait":"c:shop/health"}`)
+	define("nested", `{"and":[{"audience":"ill"},{"trait":"c:shop/tea"}]}`)
+	define("cakes", `{"trait":"c:shop/cake"}`)
+	w.define(defs.Destination, "seven", delivery.Destination{ID: "seven", Title: "seven", GVLID: 7, Bidder: "sevenbid", Audiences: []taxonomy.AudienceID{"tea", "cakes", "ill", "nested"}, Floor: 1, KeyHash: delivery.HashKey(partnerKey("seven"))})
+	v := w.buyers(1, "tea", tcf(everyone))[0]
+	v.buys("health", tcf(everyone))
+	v.buys("cake", tcf(everyone))
+	const consent = "gdpr=1&gdpr_consent=" + everyone
+	wants := func(when, want string) {
+		t.Helper()
+		if got := v.audiences(consent); got != want {
+			t.Errorf("%s the page is told of %q, want %q", when, got, want)
+		}
+		bids := v.do("GET", "/v1/seg?site=shop&as=ortb2&"+consent, "").Body.String()
+		for _, id := range strings.Fields(want) {
+			if !strings.Contains(bids, `"`+id+`"`) {
+				t.Errorf("%s bidders are not told of %s: %s", when, id, bids)
+			}
+		}
+		if strings.Contains(bids, `"ill"`) || strings.Contains(bids, `"nested"`) {
+			t.Errorf("%s bidders are told %s", when, bids)
+		}
+	}
+	w.deliver()
+	wants("by a generation", "cakes tea")
+	v.buys("health", tcf(everyone))
+	v.buys("cake", tcf(everyone))
+	wants("by what was folded since", "cakes tea")
+	// The category is marked when pages read the audience already.
+	w.define(defs.Taxonomy, "shop", tree.Taxonomy{ID: "shop", Title: "Shop", Categories: []tree.Category{{ID: "tea", Title: "Tea"}, {ID: "cake", Title: "Cake", Sensitive: true}, {ID: "health", Title: "Health", Sensitive: true}}})
+	wants("once its category is marked", "tea")
+	w.deliver()
+	wants("by the next generation", "tea")
 }
 
 // Purposes 9 and 10 (B6): who did not agree to them is in the audience and sent,
