@@ -130,7 +130,7 @@ func (p *planAnswer) rows() (rows cli.Rows) {
 		for _, a := range list {
 			note := a.Fault
 			if a.Refold && note == "" {
-				note = "before its rules are folded again"
+				note = "once its rules are folded again"
 			}
 			rows.Add(where, a.ID, count(a.Before)+" → "+count(a.After), "+"+a.Added.Shown, "-"+a.Removed.Shown, note)
 		}

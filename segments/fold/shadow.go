@@ -49,10 +49,11 @@ func (v *View) Shadow(ctx context.Context, s Shadow) (*View, error) {
 	}
 	var err error
 	for _, of := range x.folds() {
-		if of.opt.Part != nil && x.part == Classifier(s.To) {
+		if of.opt.Part != nil { // the same for all
 			if x.part, err = of.opt.Part(s.To, &s.Reach); err != nil {
 				return nil, fmt.Errorf("count under other rules: %w", err)
 			}
+			break
 		}
 	}
 	if err := x.since(ctx); err != nil {

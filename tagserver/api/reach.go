@@ -16,9 +16,8 @@ type Reach struct {
 	Audiences []AudienceReach
 	// Destinations are all that are in one of the two, by ID.
 	Destinations []DestinationReach
-	// Refold are the audiences whose members change once more, when the re-fold
-	// that the change of rules or taxonomies begins is over; their numbers here are
-	// before it.
+	// Refold are the audiences that a change of rules or taxonomies reaches: the
+	// numbers here hold for them once the re-fold that it begins is over.
 	Refold []taxonomy.AudienceID
 }
 
@@ -49,7 +48,7 @@ type (
 		Added   ShownCount          `json:"added"`
 		Removed ShownCount          `json:"removed"`
 		Fault   string              `json:"fault,omitempty" doc:"Why it will be empty."`
-		Refold  bool                `json:"refold,omitempty" doc:"It changes once more, when the re-fold that begins with the change is over; the numbers are before it."`
+		Refold  bool                `json:"refold,omitempty" doc:"A change of rules or taxonomies reaches it: the numbers hold once the re-fold that begins with the change is over."`
 	}
 	destinationReachView struct {
 		ID        taxonomy.DestinationID `json:"id"`
@@ -92,7 +91,7 @@ func (r *Reach) view() reachView {
 	}
 	for i := range r.Audiences {
 		x := &r.Audiences[i]
-		if !x.changes() && !refold[x.ID] {
+		if !x.changes() {
 			v.Unchanged++
 			continue
 		}

@@ -32,6 +32,15 @@ func (r *Reach) Has(t taxonomy.Trait) bool {
 	return false
 }
 
+// And returns the reach of both changes.
+func (r Reach) And(o Reach) Reach {
+	both := Reach{Traits: slices.Concat(r.Traits, o.Traits), Prefixes: slices.Concat(r.Prefixes, o.Prefixes)}
+	slices.Sort(both.Traits)
+	slices.Sort(both.Prefixes)
+	both.Traits, both.Prefixes = slices.Compact(both.Traits), slices.Compact(both.Prefixes)
+	return both
+}
+
 // Rules returns the rules that c was compiled of. They must not be changed.
 func (c *Classifier) Rules() []Rule { return c.given }
 

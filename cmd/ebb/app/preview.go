@@ -1,14 +1,15 @@
 package app
 
 import (
+	"bytes"
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/ebb-dmp/ebb/lookalike"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/tagserver/api"
@@ -18,32 +19,34 @@ import (
 
 // Preview says what other definitions would make of what is known: it builds all
 // audiences under both, on one view, and asks the deliverer whom each destination
-// would hold. Nothing is kept.
+// would hold. If taxonomies or rules change, the view for the others is as the
+// re-fold will make it (R18), so the numbers are those after it. Nothing is kept.
 func (a *App) Preview(ctx context.Context, next *defs.Snapshot) (*api.Reach, error) {
 	now := a.catalog.Load()
 	then, err := a.definitionsOf(next)
 	if err != nil {
 		return nil, err
 	}
-	forest, err := Forest(next)
+	if then.ruleText, err = textOf(next); err != nil {
+		return nil, err
+	}
+	c, err := compileText(now.classifier.Version()+1, then.ruleText)
 	if err != nil {
 		return nil, err
 	}
-	list, err := defs.LoadAll[rules.Rule](next, defs.Rule)
-	if err != nil {
-		return nil, err
-	}
-	if then.classifier, err = rules.Compile(now.classifier.Version(), forest, list); err != nil {
-		return nil, fmt.Errorf("compile the rules: %w", err)
-	}
+	then.classifier = c.(ruleSet).Classifier
 
 	v := a.fold.View()
+	folded, reach, err := a.refoldedView(ctx, v, now, then)
+	if err != nil {
+		return nil, err
+	}
 	r := &api.Reach{AsOf: v.Clock(), Position: v.Position().Clone()}
 	before, err := a.buildUnder(ctx, v, now)
 	if err != nil {
 		return nil, err
 	}
-	after, err := a.buildUnder(ctx, v, then)
+	after, err := a.buildUnder(ctx, folded, then)
 	if err != nil {
 		return nil, err
 	}
@@ -55,14 +58,47 @@ func (a *App) Preview(ctx context.Context, next *defs.Snapshot) (*api.Reach, err
 		r.Audiences = append(r.Audiences, x)
 	}
 	for _, id := range union(now.destinations, then.destinations) {
-		d, err := a.heldUnder(ctx, v, id, now, then, before, after)
+		d, err := a.heldUnder(ctx, id, under{now, v, before}, under{then, folded, after})
 		if err != nil {
 			return nil, err
 		}
 		r.Destinations = append(r.Destinations, d)
 	}
-	r.Refold = refolded(now, then)
+	r.Refold = refolded(then, reach)
 	return r, nil
+}
+
+// under is a build under definitions.
+type under struct {
+	c    *catalog
+	view *fold.View
+	b    *audience.Built
+}
+
+// refoldedView returns the view as it is once what is defined then is in force, and
+// what differs. Rules whose coming into force was cancelled stay out of force until
+// rules or taxonomies change again.
+func (a *App) refoldedView(ctx context.Context, v *fold.View, now, then *catalog) (*fold.View, *rules.Reach, error) {
+	s, _, err := a.refoldSetting()
+	if err != nil {
+		return nil, nil, err
+	}
+	ch := fold.Change{To: then.newest()}
+	changed := !bytes.Equal(now.ruleText, then.ruleText)
+	if s.Cancelled == now.classifier.Version() && !changed {
+		return v, &ch.Reach, nil
+	}
+	for _, g := range a.fold.list {
+		old, ok := g.fold.Load().InForce().(ruleSet)
+		if !ok {
+			old = now.newest()
+		}
+		if changed = !bytes.Equal(old.text, then.ruleText); changed {
+			ch.Reach = ch.Reach.And(old.Change(then.classifier))
+		}
+	}
+	folded, err := v.Shadow(ctx, fold.Shadow{Change: ch, Events: a.store.Events()})
+	return folded, &ch.Reach, err
 }
 
 // buildUnder builds all audiences under definitions, on their own: a rule that
@@ -78,13 +114,11 @@ func (a *App) scorer(c *catalog) audience.Scorer {
 }
 
 // heldUnder says whom a destination would hold under both.
-func (a *App) heldUnder(ctx context.Context, v audience.View, id taxonomy.DestinationID, now, then *catalog, before, after *audience.Built) (api.DestinationReach, error) {
+func (a *App) heldUnder(ctx context.Context, id taxonomy.DestinationID, before, after under) (api.DestinationReach, error) {
 	r := api.DestinationReach{ID: id}
 	var sets [2]map[taxonomy.AudienceID]index.Set
-	for i, of := range []struct {
-		c *catalog
-		b *audience.Built
-	}{{now, before}, {then, after}} {
+	for i, of := range []under{before, after} {
+		v := of.view
 		sets[i] = map[taxonomy.AudienceID]index.Set{}
 		d, ok := of.c.destinations[id]
 		if !ok {
@@ -113,7 +147,7 @@ func (a *App) heldUnder(ctx context.Context, v audience.View, id taxonomy.Destin
 		}
 	}
 	for _, id := range union(sets[0], sets[1]) {
-		x := difference(sets[0], sets[1], id, v.Shards())
+		x := difference(sets[0], sets[1], id, before.view.Shards())
 		r.Audiences = append(r.Audiences, x)
 	}
 	return r, nil
@@ -157,16 +191,15 @@ func union[K ~string, V, W any](a map[K]V, b map[K]W) []K {
 	return keys
 }
 
-// refolded returns the audiences of the next definitions whose members change when
-// the changed rules and categories have been folded again (R18).
-func refolded(now, then *catalog) (ids []taxonomy.AudienceID) {
-	reach := now.classifier.Change(then.classifier)
+// refolded returns the audiences whose members change only when a re-fold of a reach
+// is over: those that name a column of it, and whatever names them.
+func refolded(then *catalog, reach *rules.Reach) (ids []taxonomy.AudienceID) {
 	if reach.Empty() {
 		return nil
 	}
 	for _, d := range then.audiences.All() {
 		e, ok := then.audiences.Audience(d.ID)
-		if ok && e != nil && namesOneOf(e, &reach) || d.Lookalike != nil { // which is learnt from all columns
+		if ok && e != nil && namesOneOf(e, reach) || d.Lookalike != nil { // which is learnt from all columns
 			ids = append(ids, d.ID)
 		}
 	}
