@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net/http/httptest"
 	"strings"
@@ -19,8 +18,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
+	"github.com/ebb-dmp/ebb/cmd/ebb/app/apptest"
 	"github.com/ebb-dmp/ebb/cmd/ebb/app/backup"
-	"github.com/ebb-dmp/ebb/cmd/ebb/config"
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/retention/embedded"
@@ -36,55 +35,40 @@ import (
 
 // machine is a computer with an installation: a disk, a clock and a file of keys.
 type machine struct {
+	*apptest.Place
 	t        testing.TB
-	fs       *vfs.MemFS
+	fs       *vfs.MemFS // the same as FS
 	now      time.Time
-	ring     *keys.Ring
 	compress bool
 }
 
 func newMachine(t testing.TB) *machine {
 	m := &machine{t: t, fs: vfs.NewMem(), now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
-	var err error
-	if m.ring, err = keys.Generate(app.System().Rand, taxonomy.DayOf(m.now)); err != nil {
-		t.Fatal(err)
-	}
+	m.Place = apptest.New(t, func() time.Time { return m.now }, map[string]string{"export_floor": "1"})
+	m.FS = m.fs
 	return m
+}
+
+func (m *machine) set(data string) {
+	m.Settings["data"], m.Settings["compress"] = data, fmt.Sprint(m.compress)
 }
 
 func (m *machine) options(data string) app.Options {
 	m.t.Helper()
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: map[string]string{"data": data, "compress": fmt.Sprint(m.compress), "export_floor": "1"}})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	env := app.System()
-	env.FS = m.fs
-	env.Now = func() time.Time { return m.now }
-	return app.Options{Config: r.Config, Env: env, Keys: m.ring, Logger: slog.New(slog.DiscardHandler),
-		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
-			next, err := change(m.ring)
-			if err == nil {
-				m.ring = next
-			}
-			return next, err
-		}}
+	m.set(data)
+	return m.Options(m.t)
 }
 
 func (m *machine) open(data string) *app.App {
 	m.t.Helper()
-	a, _, err := app.Open(ctx, m.options(data))
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	m.set(data)
+	a, _ := m.Open(m.t)
 	return a
 }
 
 func (m *machine) close(a *app.App) {
 	m.t.Helper()
-	if err := a.Close(ctx); err != nil {
-		m.t.Error(err)
-	}
+	apptest.Close(m.t, a)
 }
 
 // shop defines a source, an audience of all its buyers and a destination.
@@ -121,7 +105,7 @@ func (m *machine) buy(a *app.App, first, n int) error {
 
 func (m *machine) key(visitor int) taxonomy.VisitorKey {
 	m.t.Helper()
-	k, err := m.ring.VisitorKey("own:crm", fmt.Appendf(nil, "visitor-%d", visitor), 0)
+	k, err := m.Keys.Load().VisitorKey("own:crm", fmt.Appendf(nil, "visitor-%d", visitor), 0)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -248,7 +232,7 @@ func TestAnErasedVisitorDoesNotComeBackWithABackup(t *testing.T) {
 			m.close(a)
 
 			gone, stays := m.key(7), m.key(8)
-			pseudonym := m.ring.Pseudonym("dsp", 0, gone)
+			pseudonym := m.Keys.Load().Pseudonym("dsp", 0, gone)
 
 			// Without the journal it does not run, and if told to, they come back:
 			// so the archive has them, and the search below means something.
@@ -521,7 +505,7 @@ func TestABackupIsATarOfDataOnly(t *testing.T) {
 	if want := map[string]bool{"MANIFEST": true, "FORMAT": true, "db": true, "blobs": true}; !maps.Equal(have, want) {
 		t.Errorf("it holds %v", have)
 	}
-	secret, err := m.ring.Marshal()
+	secret, err := m.Keys.Load().Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,20 +5,16 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
-	"log/slog"
 	"os"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
-	"github.com/ebb-dmp/ebb/cmd/ebb/config"
+	"github.com/ebb-dmp/ebb/cmd/ebb/app/apptest"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/taxonomy"
-	"github.com/ebb-dmp/ebb/taxonomy/keys"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
@@ -26,34 +22,10 @@ import (
 
 var ctx = context.Background()
 
-// open opens an App over a file system in memory, at a fixed time.
+// open opens an App over a file system in memory, at a time that the test holds.
 func open(t *testing.T, now *time.Time) *app.App {
 	t.Helper()
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule})
-	if err != nil {
-		t.Fatal(err)
-	}
-	env := app.System()
-	env.FS = vfs.NewMem()
-	env.Now = func() time.Time { return *now }
-	ring, err := keys.Generate(env.Rand, taxonomy.DayOf(*now))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, _, err := app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: ring, Logger: slog.New(slog.DiscardHandler),
-		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
-			ring, err := change(ring)
-			return ring, err
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := a.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return a
+	return apptest.New(t, func() time.Time { return *now }, nil).App(t)
 }
 
 func gunzip(t *testing.T, name string) []byte {

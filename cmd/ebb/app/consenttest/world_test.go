@@ -10,7 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,13 +23,12 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
-	"github.com/ebb-dmp/ebb/cmd/ebb/config"
+	"github.com/ebb-dmp/ebb/cmd/ebb/app/apptest"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
-	"github.com/ebb-dmp/ebb/taxonomy/keys"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
@@ -73,12 +72,10 @@ func partnerKey(d string) string { return delivery.KeyPrefix + "consent-" + d }
 
 // world is an App with its vendor list, behind its own listeners.
 type world struct {
+	*apptest.Place
 	t      testing.TB
-	fs     vfs.FS
 	offset atomic.Int64 // of the clock, ns
 	still  time.Time    // if not zero, the clock stands here, plus offset
-	ring   *keys.Ring
-	flags  map[string]string
 	server *app.Server
 	key    string // the admin's
 }
@@ -93,20 +90,16 @@ type file struct {
 // is zero.
 func newWorld(t testing.TB, still time.Time, list []byte, flags map[string]string, files ...file) *world {
 	t.Helper()
-	w := &world{t: t, fs: vfs.NewMem(), still: still, flags: map[string]string{
-		"data": "data", "listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0",
-		"build.schedule": "0 0 29 2 *", "deliver.schedule": "0 0 29 2 *", "retention.schedule": "0 0 29 2 *", "export_floor": "1",
-	}}
-	for k, v := range flags {
-		w.flags[k] = v
+	w := &world{t: t, still: still}
+	w.Place = apptest.New(t, w.now, map[string]string{"data": "data", "export_floor": "1"})
+	maps.Copy(w.Settings, flags)
+	// The eraser looks every ten seconds; here it hurries.
+	w.Change = func(o *app.Options) {
+		o.Env.After = func(d time.Duration) <-chan time.Time { return time.After(min(d, 50*time.Millisecond)) }
 	}
 	w.put("gvl.json", list)
 	for _, f := range files {
 		w.put(f.name, f.body)
-	}
-	var err error
-	if w.ring, err = keys.Generate(app.System().Rand, taxonomy.DayOf(w.now())); err != nil {
-		t.Fatal(err)
 	}
 	w.open()
 	t.Cleanup(w.stop)
@@ -128,7 +121,7 @@ func (w *world) later(d time.Duration) { w.offset.Add(int64(d)) }
 
 func (w *world) put(name string, b []byte) {
 	w.t.Helper()
-	f, err := w.fs.Create(name, vfs.WriteCategoryUnspecified)
+	f, err := w.FS.Create(name, vfs.WriteCategoryUnspecified)
 	if err == nil {
 		if _, err = f.Write(b); err == nil {
 			err = f.Sync()
@@ -142,21 +135,11 @@ func (w *world) put(name string, b []byte) {
 
 func (w *world) open() {
 	w.t.Helper()
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: w.flags})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	env := app.System()
-	env.FS, env.Now = w.fs, w.now
-	// The eraser looks every ten seconds; here it hurries.
-	env.After = func(d time.Duration) <-chan time.Time { return time.After(min(d, 50*time.Millisecond)) }
-	a, key, err := app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: w.ring, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	a, key := w.Open(w.t)
 	if key != "" {
 		w.key = key
 	}
+	var err error
 	if w.server, err = a.Serve(ctx); err != nil {
 		w.t.Fatal(err)
 	}

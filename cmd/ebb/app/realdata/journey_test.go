@@ -119,7 +119,7 @@ func newJourneyIn(t *testing.T, w *world, first func(*journey, tree.Taxonomy)) *
 	write(t, j.dir, "transactions.csv", sales)
 	write(t, j.dir, "demographics.csv", people)
 
-	uses := &taxonomy.Agreement{Uses: []string{"store", "profile", "export"}}
+	uses := &taxonomy.Agreement{Uses: []string{"store", "profile", "insight", "export"}}
 	for _, id := range []taxonomy.SourceID{"shop", "outlet", "panel"} {
 		j.define(defs.Source, string(id), taxonomy.Source{ID: id, Title: string(id), Party: 1, Agreement: uses})
 	}
@@ -183,7 +183,7 @@ func newJourneyIn(t *testing.T, w *world, first func(*journey, tree.Taxonomy)) *
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := j.ring.Load().VisitorKey(household, []byte(r[0]), 0)
+		k, err := j.Keys.Load().VisitorKey(household, []byte(r[0]), 0)
 		if err != nil {
 			t.Fatal(err)
 		}

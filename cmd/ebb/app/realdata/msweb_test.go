@@ -234,7 +234,7 @@ func (w *world) importVisits(visits []visit) app.ImportReceipt {
 		w.t.Fatal(err)
 	}
 	for _, v := range visits { // the first import made the key of the space
-		k, err := w.ring.Load().VisitorKey(household, []byte(strconv.Itoa(v.number)), 0)
+		k, err := w.Keys.Load().VisitorKey(household, []byte(strconv.Itoa(v.number)), 0)
 		if err != nil {
 			w.t.Fatal(err)
 		}

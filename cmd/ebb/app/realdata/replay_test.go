@@ -212,7 +212,7 @@ func (x *site) comeAll(visits []visit) {
 // keyOf derives a visitor's key from its cookie, as the edge does.
 func (x *site) keyOf(number int) taxonomy.VisitorKey {
 	x.t.Helper()
-	ring := x.ring.Load()
+	ring := x.Keys.Load()
 	for _, c := range x.browser(number).jar.Cookies(&url.URL{Scheme: "https", Host: "localhost"}) {
 		if c.Name != tagserver.CookieID {
 			continue

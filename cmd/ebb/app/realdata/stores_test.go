@@ -88,13 +88,13 @@ func TestCassandraGivesWhatTheEmbeddedStoreGives(t *testing.T) {
 // outgoing returns the lines of all files that left for a destination, sorted.
 func (w *world) outgoing(id string) (lines []string) {
 	w.t.Helper()
-	folder := w.fs.PathJoin("ebb-data.outgoing", id)
-	names, err := w.fs.List(folder)
+	folder := w.FS.PathJoin("ebb-data.outgoing", id)
+	names, err := w.FS.List(folder)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, n := range names {
-		f, err := w.fs.Open(w.fs.PathJoin(folder, n))
+		f, err := w.FS.Open(w.FS.PathJoin(folder, n))
 		if err != nil {
 			w.t.Fatal(err)
 		}

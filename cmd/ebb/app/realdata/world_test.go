@@ -17,10 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
-	"github.com/ebb-dmp/ebb/cmd/ebb/config"
+	"github.com/ebb-dmp/ebb/cmd/ebb/app/apptest"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/index"
@@ -39,10 +37,9 @@ var today = taxonomy.DayOf(time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC))
 // the numbers by which the raw data knows its visitors.
 type world struct {
 	*app.App
-	t    *testing.T
-	fs   vfs.FS
-	now  atomic.Int64 // ms since 1970
-	ring atomic.Pointer[keys.Ring]
+	*apptest.Place
+	t   *testing.T
+	now atomic.Int64 // ms since 1970
 	// number of a visitor key in the raw data.
 	number map[taxonomy.VisitorKey]int
 	rules  []rule
@@ -53,60 +50,33 @@ func (w *world) set(now taxonomy.Millis) { w.now.Store(int64(now)) }
 
 func noon(d taxonomy.Day) taxonomy.Millis { return d.Start() + 12*taxonomy.Hour }
 
-// newWorld opens an App at an instant, with schedules that never come: what is
-// built is built when the test says so.
+// newWorld opens an App at an instant.
 func newWorld(t *testing.T, now taxonomy.Millis) *world {
 	t.Helper()
-	ring, err := keys.Generate(app.System().Rand, now.Day())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newWorldIn(t, now, ring, nil)
+	return newWorldIn(t, now, nil, nil)
 }
 
-// newWorldIn is newWorld with given keys and further settings, such as another
-// store.
+// newWorldIn is newWorld with given keys, unless they are nil, and further
+// settings, such as another store. What is logged as an error fails the test.
 func newWorldIn(t *testing.T, now taxonomy.Millis, ring *keys.Ring, settings map[string]string) *world {
 	t.Helper()
-	flags := map[string]string{
-		"listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0",
-		"build.schedule": "0 0 29 2 *", "deliver.schedule": "0 0 29 2 *", "retention.schedule": "0 0 29 2 *",
-		// One address replays the visitors of three months (R34).
-		"new_ids_per_minute": "10000000",
-	}
-	maps.Copy(flags, settings)
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule, Flags: flags})
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &world{t: t, number: map[taxonomy.VisitorKey]int{}, byID: map[taxonomy.AudienceID]query.Expr{}}
 	w.set(now)
-	env := app.System()
-	env.FS = vfs.NewMem()
-	env.Now = func() time.Time { return taxonomy.Millis(w.now.Load()).Time() }
-	w.ring.Store(ring)
+	w.Place = apptest.New(t, func() time.Time { return taxonomy.Millis(w.now.Load()).Time() }, settings)
+	w.Settings["new_ids_per_minute"] = "10000000" // one address replays the visitors of three months (R34)
+	if ring != nil {
+		w.Keys.Store(ring)
+	}
 	var logged lockedBuffer
-	w.fs = env.FS
-	w.App, _, err = app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: ring, Init: r.Cluster(), AnyClock: true,
-		Logger: slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelError})),
-		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
-			ring, err := change(w.ring.Load())
-			if err == nil {
-				w.ring.Store(ring)
-			}
-			return ring, err
-		}})
-	if err != nil {
-		t.Fatal(err)
+	w.Change = func(o *app.Options) {
+		o.AnyClock, o.Logger = true, slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelError}))
 	}
 	t.Cleanup(func() {
-		if err := w.Close(ctx); err != nil {
-			t.Error(err)
-		}
 		if s := logged.String(); s != "" {
 			t.Errorf("errors were logged:\n%s", s)
 		}
 	})
+	w.App = w.Place.App(t) // closed before what was logged is looked at
 	return w
 }
 

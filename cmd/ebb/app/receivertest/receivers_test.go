@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -20,15 +19,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
-	"github.com/ebb-dmp/ebb/cmd/ebb/config"
+	"github.com/ebb-dmp/ebb/cmd/ebb/app/apptest"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/taxonomy"
-	"github.com/ebb-dmp/ebb/taxonomy/keys"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
@@ -40,60 +36,39 @@ const space = taxonomy.Space("own:crm")
 
 type world struct {
 	*app.App
+	*apptest.Place
 	t    *testing.T
 	now  time.Time
-	ring *keys.Ring
-	fs   vfs.FS
 	data string
 	at   map[string]*receiver // by the address that its name leads to
 }
 
 func newWorld(t *testing.T, receivers map[string]*receiver) *world {
 	t.Helper()
-	r, err := config.Load(config.Input{CheckSchedule: app.CheckSchedule})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), fs: vfs.NewMem(), data: r.Config.Data, at: map[string]*receiver{}}
-	env := app.System()
-	env.FS, env.Now = w.fs, func() time.Time { return w.now }
+	w := &world{t: t, now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), at: map[string]*receiver{}}
+	w.Place = apptest.New(t, func() time.Time { return w.now }, nil)
 	names := map[string]netip.Addr{}
 	for i, name := range slices.Sorted(maps.Keys(receivers)) {
 		addr := netip.AddrFrom4([4]byte{93, 184, 215, byte(14 + i)})
 		names[name], w.at[addr.String()] = addr, receivers[name]
 	}
-	env.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
-		if a, ok := names[host]; ok {
-			return []netip.Addr{a}, nil
-		}
-		return nil, fmt.Errorf("there is no %s", host)
-	}
-	env.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil || w.at[host] == nil {
-			return nil, fmt.Errorf("nobody is at %s", address)
-		}
-		return w.at[host].dial(ctx)
-	}
-	if w.ring, err = keys.Generate(env.Rand, taxonomy.DayOf(w.now)); err != nil {
-		t.Fatal(err)
-	}
-	w.App, _, err = app.Open(ctx, app.Options{Config: r.Config, Env: env, Keys: w.ring, Logger: slog.New(slog.DiscardHandler),
-		SaveKeys: func(change func(*keys.Ring) (*keys.Ring, error)) (*keys.Ring, error) {
-			ring, err := change(w.ring)
-			if err == nil {
-				w.ring = ring
+	w.Change = func(o *app.Options) {
+		w.data = o.Config.Data
+		o.Env.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if a, ok := names[host]; ok {
+				return []netip.Addr{a}, nil
 			}
-			return ring, err
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(ctx); err != nil {
-			t.Error(err)
+			return nil, fmt.Errorf("there is no %s", host)
 		}
-	})
+		o.Env.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(address)
+			if err != nil || w.at[host] == nil {
+				return nil, fmt.Errorf("nobody is at %s", address)
+			}
+			return w.at[host].dial(ctx)
+		}
+	}
+	w.App = w.Place.App(t)
 	w.define(defs.Source, "crm", taxonomy.Source{ID: "crm", Title: "CRM", Party: 1, Agreement: &taxonomy.Agreement{Uses: []string{"store", "profile", "insight", "training", "export"}}})
 	w.define(defs.Taxonomy, "products", tree.Taxonomy{ID: "products", Title: "Products", Categories: []tree.Category{{ID: "wine", Title: "Wine"}, {ID: "meat", Title: "Meat"}}})
 	w.define(defs.Rule, "kind", rules.Rule{ID: "kind", When: []rules.Condition{{Field: "kind", Op: "eq", Value: "fact"}}, Then: []string{"c:products/{what}"}})
@@ -126,11 +101,11 @@ func (w *world) did(what string, visitors ...int) {
 
 func (w *world) id(dest taxonomy.DestinationID, v int) string {
 	w.t.Helper()
-	k, err := w.ring.VisitorKey(space, []byte("v"+strconv.Itoa(v)), 0)
+	k, err := w.Keys.Load().VisitorKey(space, []byte("v"+strconv.Itoa(v)), 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.ring.Pseudonym(dest, 0, k)
+	return w.Keys.Load().Pseudonym(dest, 0, k)
 }
 
 func (w *world) deliver(dests ...taxonomy.DestinationID) {
@@ -242,10 +217,10 @@ func (w *world) pulled(d taxonomy.DestinationID) map[string][]byte {
 func (w *world) secretFile(name, text string) {
 	w.t.Helper()
 	folder := w.data + ".secrets"
-	if err := w.fs.MkdirAll(folder, 0o700); err != nil {
+	if err := w.FS.MkdirAll(folder, 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	f, err := w.fs.Create(folder+"/"+name, "")
+	f, err := w.FS.Create(folder+"/"+name, "")
 	if err == nil {
 		_, err = f.Write([]byte(text))
 	}
