@@ -14,6 +14,7 @@ import (
 type deliverCommand struct {
 	Now     deliverNow     `cmd:"" default:"withargs" help:"Deliver the current generation now, to one destination or to all."`
 	List    deliverList    `cmd:"" help:"List destinations, or the last deliveries to one."`
+	Try     deliverTry     `cmd:"" help:"Say what a delivery would send now, and send nothing."`
 	Status  deliverStatus  `cmd:"" help:"Say how a destination stands: what waits, and for what."`
 	Approve deliverApprove `cmd:"" help:"Let a change go out that is too large to go by itself."`
 	Replay  deliverReplay  `cmd:"" help:"Ask a receiver again at once, and forget its dead letters."`
@@ -38,6 +39,7 @@ type apiDelivery struct {
 		Audience string `json:"audience"`
 		Why      string `json:"why"`
 	} `json:"withheld"`
+	Unsuppressed string `json:"unsuppressed"`
 }
 
 var deliveryHead = []string{"DESTINATION", "AT", "GENERATION", "RESULT", "ADDS", "REMOVES", "HELD", "FILE"}
@@ -49,6 +51,9 @@ func (d *apiDelivery) add(rows *cli.Rows) {
 	}
 	for _, w := range d.Withheld {
 		result += fmt.Sprintf("; %s not sent: %s", w.Audience, w.Why)
+	}
+	if d.Unsuppressed != "" {
+		result += "; nobody new, since whom to suppress could not be found: " + d.Unsuppressed
 	}
 	rows.Add(d.Destination, when(d.At), fmt.Sprintf("%d.%d", d.Epoch, d.Generation), result, d.Adds, d.Removes, d.Held, d.File)
 }

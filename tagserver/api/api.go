@@ -75,6 +75,9 @@ type Deliveries interface {
 	Standing(context.Context, taxonomy.DestinationID) (delivery.Standing, error)
 	Approve(context.Context, taxonomy.DestinationID) error
 	Replay(context.Context, taxonomy.DestinationID) error
+	// DryRun says what a delivery to a destination, which need not be defined, would
+	// do now.
+	DryRun(context.Context, delivery.Destination) (delivery.DryRun, error)
 }
 
 // Account is what became of a site's events (P2).
@@ -246,6 +249,7 @@ func New(o Options) (*API, error) {
 	a.generations()
 	a.deliveries()
 	a.standings()
+	a.tryDeliveries()
 	a.importing()
 	a.operating()
 	a.operators()

@@ -138,6 +138,11 @@ func (deliveries) Standing(context.Context, taxonomy.DestinationID) (delivery.St
 }
 func (deliveries) Approve(context.Context, taxonomy.DestinationID) error { return nil }
 func (deliveries) Replay(context.Context, taxonomy.DestinationID) error  { return nil }
+func (deliveries) DryRun(_ context.Context, d delivery.Destination) (delivery.DryRun, error) {
+	return delivery.DryRun{Delivery: delivery.Delivery{Destination: d.ID, At: now, Result: delivery.ResultDelta, Rows: 90, Adds: 80, Removes: 10},
+		Visitors: []delivery.SampleRow{{ID: "1111111111", Audience: "bees", Segment: "7", Minutes: 60}},
+		Files:    []delivery.SampleFile{{MediaType: "text/plain", Rows: 1, Body: []byte("1111111111\t7\n")}, {MediaType: "application/octet-stream", Body: []byte{0, 255}}}}, nil
+}
 func (d deliveries) Drop(_ context.Context, id taxonomy.DestinationID) error {
 	d.s.dropped = append(d.s.dropped, id)
 	return nil

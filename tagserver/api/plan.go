@@ -47,6 +47,8 @@ type (
 		Changes []changeView `json:"changes"`
 		Same    int          `json:"same" doc:"How many are as they are kept."`
 		Reach   reachView    `json:"reach"`
+		// Delivery is of a dry run of one destination alone.
+		Delivery *tryView `json:"delivery,omitempty" doc:"Of a destination's own dry run: what a delivery under this definition would send now. Absent before the first generation."`
 	}
 	applyView struct {
 		Hash      string       `json:"hash"`
@@ -95,7 +97,13 @@ func try[T, R any](a *API, r resource[T, R]) {
 			if len(faults) > 0 {
 				return nil, invalid("the "+r.one, faults)
 			}
-			return a.preview(ctx, &set{now: now}, []*draft{d}, "try "+r.name(in.ID))
+			v, err := a.preview(ctx, &set{now: now}, []*draft{d}, "try "+r.name(in.ID))
+			if err == nil && r.kind == defs.Destination {
+				if v.Body.Delivery, err = a.tryDraft(ctx, d); err != nil {
+					err = a.fail("try a delivery to "+in.ID, err)
+				}
+			}
+			return v, err
 		})
 }
 

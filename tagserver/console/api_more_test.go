@@ -170,6 +170,12 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 		note(r, "")
 		answer(rw, 201, struct{}{})
 	})
+	m.HandleFunc("POST /api/v1/destinations/{id}/deliveries/dry-run", func(rw http.ResponseWriter, r *http.Request) {
+		note(r, "")
+		answer(rw, 200, map[string]any{"destination": r.PathValue("id"), "generation": 7, "at": "2026-11-25T12:00:00.000Z", "result": "delta", "rows": 5000, "adds": 4990, "removes": 10, "bytes": 70000, "chunks": 3, "held": 60000, "allowed": 90000,
+			"visitors": []any{map[string]any{"id": "1111111111", "audience": "wine", "segment": "77", "minutes": 43200}, map[string]any{"id": "2222222222", "audience": "wine", "segment": "77", "remove": true}},
+			"files":    []any{map[string]any{"media_type": "text/plain", "text": "1111111111;<77>"}, map[string]any{"media_type": "application/octet-stream", "base64": "AP8="}}})
+	})
 	m.HandleFunc("GET /api/v1/{kind}/{id}/versions", func(rw http.ResponseWriter, r *http.Request) {
 		old := json.RawMessage(`{"id":"x","kind":"rule","title":"x","rule":{"any":true}}`)
 		now := json.RawMessage(`{"id":"x","kind":"rule","title":"x","rule":{"list":"crm"}}`)
@@ -367,6 +373,18 @@ func TestDestinationsAreGivenAudiencesAndDeliveredTo(t *testing.T) {
 	}
 	if status, body, _ := s.post(t, base+"/destinations/north", url.Values{"do": {"deliver"}}); status != 409 || !strings.Contains(body, "build one first") {
 		t.Errorf("nothing to deliver: %d", status)
+	}
+}
+
+func TestADeliveryIsTriedBeforeItIsMade(t *testing.T) {
+	w := normal()
+	s := serve(t, w)
+	status, body, _ := s.post(t, base+"/destinations/acme", url.Values{"do": {"try"}})
+	if status != 200 || len(w.asked) != 1 || w.asked[0] != "POST /api/v1/destinations/acme/deliveries/dry-run by admin: " {
+		t.Fatalf("%d, asked %q", status, w.asked)
+	}
+	for _, want := range []string{"5,000: 4,990 that come, 10 that leave", "3 chunks", "60,000 memberships", "1111111111;&lt;77&gt;", "AP8=", "43,200", "<code>2222222222</code>", "leaves", "what changed was said"} {
+		contains(t, body, want, "a delivery tried")
 	}
 }
 

@@ -21,6 +21,11 @@ func (c *Console) deliverTo(e echo.Context) (*page, error) {
 	switch do := field(e, "do"); do {
 	case "deliver":
 		_, no, err = c.ask(e, http.MethodPost, of+"/deliveries", nil, nil)
+	case "try":
+		var p *page
+		if p, no, err = c.tryDelivery(e, id); p != nil {
+			return p, nil
+		}
 	case "approve":
 		_, no, err = c.ask(e, http.MethodPost, of+"/approval", nil, nil)
 	case "replay":

@@ -1,0 +1,25 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ebb-dmp/ebb/segments/delivery"
+)
+
+// DryRun says what a delivery of the current generation to a destination would do,
+// which need not be defined, and changes nothing.
+func (a *App) DryRun(ctx context.Context, d delivery.Destination) (delivery.DryRun, error) {
+	if d.Floor == 0 {
+		d.Floor = uint64(a.cfg.ExportFloor)
+	}
+	g := a.current.Load()
+	if g == nil {
+		return delivery.DryRun{}, fmt.Errorf("try a delivery to %s: there is no generation yet; build one first", d.ID)
+	}
+	return a.deliverer.DryRun(ctx, d, a.source(a.catalog.Load(), &d, g))
+}
+
+func (d deliveries) DryRun(ctx context.Context, x delivery.Destination) (delivery.DryRun, error) {
+	return d.a.DryRun(ctx, x)
+}
