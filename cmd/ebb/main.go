@@ -52,6 +52,7 @@ type commands struct {
 	Access  accessCommand  `cmd:"" help:"Give and revoke API keys."`
 	Audit   auditCommand   `cmd:"" help:"List and verify who changed what."`
 	Migrate migrateCommand `cmd:"" help:"Make and update the tables in Cassandra."`
+	Move    moveCommand    `cmd:"" help:"Move the installation to another store, or another number of shards."`
 	Log     logCommand     `cmd:"" help:"Show and skip holes of a cluster's log."`
 
 	Health  healthCommand  `cmd:"" help:"Ask a running server how it is."`

@@ -76,18 +76,22 @@ type MovedDestination struct {
 	Same bool   `json:"same"`
 }
 
-// moving stands in an installation into which another is being carried.
+// moving stands in an installation into which another is being carried, or was.
 type moving struct {
 	From  string          `json:"from"` // store
 	Since taxonomy.Millis `json:"since"`
+	Ended taxonomy.Millis `json:"ended,omitempty"`
 }
 
 // errMoving: nothing but a move opens the installation.
 var errMoving = errors.New("a move into it has not ended, and a part of the data may be missing; run the same `ebb move` again, which begins anew")
 
+// ErrMoved: there is nothing left to be moved, as far as the target knows.
+var ErrMoved = errors.New("a move into it has ended, and it is whole: start it with `ebb serve`; what was moved is to be removed")
+
 // movingOnly lets a move, and nobody else, into an installation that is not whole.
 func (a *App) movingOnly(moves bool) error {
-	if a.install.Moving != nil && !moves {
+	if m := a.install.Moving; m != nil && m.Ended == 0 && !moves {
 		return fmt.Errorf("%s is not whole: %w; or give it up: drop the keyspace or empty the folder, and make another with `ebb init`", a.place().Where, errMoving)
 	}
 	return nil
@@ -259,6 +263,9 @@ func mark(ctx context.Context, o Options, from *App) (again bool, err error) {
 	defer func() { err = errors.Join(err, a.Close(context.WithoutCancel(ctx))) }()
 	if err := a.alone(ctx); err != nil {
 		return false, err
+	}
+	if a.install.Moving != nil {
+		return false, fmt.Errorf("%s: %w", a.place().Where, ErrMoved)
 	}
 	if err := a.pristine(ctx); err != nil {
 		return false, fmt.Errorf("%s is not empty: %w; a move needs an installation in which nothing happened since `ebb init`", a.place().Where, err)
@@ -611,6 +618,6 @@ func (x *carrying) finish(ctx context.Context) error {
 		return err
 	}
 	doc, _ := to.defs.Snapshot().Get(defs.Setting, installationID)
-	to.install.Moving = nil
+	to.install.Moving.Ended = to.env.millis()
 	return to.putInstallation(ctx, doc.Version)
 }

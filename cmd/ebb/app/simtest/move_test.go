@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -20,13 +21,26 @@ func (s *sim) stepMove() {
 		s.target["data"] = fmt.Sprintf("%s-%d", dataDir, s.places)
 		s.target["shards"] = pick(s.rng, []string{"1", "3", "8"})
 	}
-	for {
+	for resumed := false; ; resumed = true {
 		s.note("move from %s to %s, %s shards", s.flags["data"], s.target["data"], s.target["shards"])
 		if err := s.stop(); err != nil {
 			s.fatalf("stop before a move: %v", err)
 		}
 		before := s.power.Len()
 		m, err := s.move(s.target)
+		if errors.Is(err, app.ErrMoved) && !resumed {
+			// The power went after its end, and the old one has gone on: what was
+			// moved then is of no use any more.
+			s.note("it had ended")
+			if err := s.fs.RemoveAll(s.target["data"]); err != nil {
+				s.fatalf("%v", err)
+			}
+			continue
+		}
+		if errors.Is(err, app.ErrMoved) {
+			s.note("it had ended, and nobody was told")
+			break
+		}
 		if err != nil {
 			s.fatalf("move: %v", err)
 		}
