@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
 
@@ -20,6 +21,11 @@ const (
 	// whySuppressed is the Why of a delivery of Suppress.
 	whySuppressed = "visitors were suppressed"
 )
+
+// Names reports whether a destination gets an audience or suppresses by it.
+func (d *Destination) Names(a taxonomy.AudienceID) bool {
+	return slices.Contains(d.Audiences, a) || slices.Contains(d.Suppress, a)
+}
 
 func (d *Destination) checkSuppress(delivered map[taxonomy.AudienceID]bool) (errs []error) {
 	if len(d.Suppress) > mostSuppress {

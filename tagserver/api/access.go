@@ -278,7 +278,7 @@ func (w *world) ownAudience(id taxonomy.AudienceID) bool {
 	}
 	for _, d := range w.p.Destinations {
 		dest, _, err := defs.Load[delivery.Destination](w.snap, defs.Destination, string(d))
-		if err == nil && slices.Contains(dest.Audiences, id) {
+		if err == nil && dest.Names(id) {
 			return true
 		}
 	}

@@ -140,7 +140,7 @@ func (a *API) radius(ctx context.Context, w *world, d, old *audience.Definition)
 		return nil, err
 	}
 	for i := range all {
-		if slices.ContainsFunc(all[i].Audiences, func(id taxonomy.AudienceID) bool { return slices.Contains(reached, id) }) {
+		if slices.ContainsFunc(reached, all[i].Names) {
 			v.Destinations = append(v.Destinations, all[i].ID)
 		}
 	}

@@ -378,6 +378,9 @@ func usersOfAudience(w *world, d *audience.Definition) (users []tagserver.Proble
 		if slices.Contains(all[i].Audiences, d.ID) {
 			users = append(users, fault("destinations/"+string(all[i].ID), "gets this audience"))
 		}
+		if slices.Contains(all[i].Suppress, d.ID) {
+			users = append(users, fault("destinations/"+string(all[i].ID), "suppresses by this audience"))
+		}
 	}
 	return users, err
 }
@@ -449,11 +452,15 @@ func checkDestination(w *world, d, old *delivery.Destination) error {
 		d.Audiences = []taxonomy.AudienceID{}
 	}
 	errs = append(errs, d.Validate(), w.a.o.Deliveries.Check(d))
-	for i, id := range d.Audiences {
-		if _, ok := w.snap.Get(defs.Audience, string(id)); !(ok && w.ownAudience(id)) && taxonomy.CheckSlug("audience", string(id)) == nil {
-			errs = append(errs, taxonomy.Invalid("audiences["+strconv.Itoa(i)+"]", "there is no audience %q", id))
+	exist := func(field string, ids []taxonomy.AudienceID) {
+		for i, id := range ids {
+			if _, ok := w.snap.Get(defs.Audience, string(id)); !(ok && w.ownAudience(id)) && taxonomy.CheckSlug("audience", string(id)) == nil {
+				errs = append(errs, taxonomy.Invalid(field+"["+strconv.Itoa(i)+"]", "there is no audience %q", id))
+			}
 		}
 	}
+	exist("audiences", d.Audiences)
+	exist("suppress", d.Suppress)
 	return errors.Join(errs...)
 }
 

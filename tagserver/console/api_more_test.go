@@ -364,6 +364,8 @@ func TestDestinationsAreGivenAudiencesAndDeliveredTo(t *testing.T) {
 	for _, c := range []struct{ form, want string }{
 		{"do=add&audience=wine", `PUT /api/v1/destinations/acme by admin: "7" {"audiences":["lapsed","wine"],"floor":100,"id":"acme","later":"kept"}`},
 		{"do=drop&audience=lapsed", `PUT /api/v1/destinations/acme by admin: "7" {"audiences":[],"floor":100,"id":"acme","later":"kept"}`},
+		{"do=suppress&audience=wine", `PUT /api/v1/destinations/acme by admin: "7" {"audiences":["lapsed"],"floor":100,"id":"acme","later":"kept","suppress":["wine"]}`},
+		{"do=unsuppress&audience=wine", `PUT /api/v1/destinations/acme by admin: "7" {"audiences":["lapsed"],"floor":100,"id":"acme","later":"kept","suppress":[]}`},
 		{"do=deliver", `POST /api/v1/destinations/acme/deliveries by admin: `},
 	} {
 		form, _ := url.ParseQuery(c.form)

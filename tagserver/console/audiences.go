@@ -210,7 +210,7 @@ func (c *Console) audience(e echo.Context) (*page, error) {
 		d.Secret = c.o.Definitions.Audiences().TellsOf(id, c.o.Forest().Sensitive)
 	}
 	for _, dest := range c.o.Definitions.Destinations() {
-		if slices.Contains(dest.Audiences, id) {
+		if dest.Names(id) {
 			d.Destinations = append(d.Destinations, dest.ID)
 		}
 	}

@@ -3,12 +3,11 @@ package console
 import (
 	"net/http"
 	"net/url"
-	"slices"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/ebb-dmp/ebb/segments/audience"
-	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/segments/delivery"
 )
 
 // deliverTo changes what a destination gets, or has it delivered now.
@@ -30,24 +29,28 @@ func (c *Console) deliverTo(e echo.Context) (*page, error) {
 		_, no, err = c.ask(e, http.MethodPost, of+"/approval", nil, nil)
 	case "replay":
 		_, no, err = c.ask(e, http.MethodPost, of+"/replay", nil, nil)
-	case "add", "drop":
+	case "add", "drop", "suppress", "unsuppress":
 		// All of the destination goes back as it came: the form shows one field of it.
 		var d map[string]any
 		var h http.Header
 		if h, err = c.get(e, of, &d); err != nil {
 			return nil, err
 		}
-		had, _ := d["audiences"].([]any)
+		list := "audiences"
+		if do == "suppress" || do == "unsuppress" {
+			list = "suppress"
+		}
+		had, _ := d[list].([]any)
 		now := []any{}
 		for _, x := range had {
 			if x != a {
 				now = append(now, x)
 			}
 		}
-		if do == "add" && a != "" {
+		if (do == "add" || do == "suppress") && a != "" {
 			now = append(now, a)
 		}
-		d["audiences"] = now
+		d[list] = now
 		_, no, err = c.ask(e, http.MethodPut, of, d, nil, "If-Match", h.Get("ETag"))
 	default:
 		return nil, errNothing
@@ -72,10 +75,10 @@ func refused(e echo.Context) *refusal {
 	return no
 }
 
-// undelivered are the audiences that a destination does not get.
-func undelivered(all *audience.Catalog, has []taxonomy.AudienceID) (out []choice) {
+// undelivered are the audiences that a destination neither gets nor suppresses by.
+func undelivered(all *audience.Catalog, dest *delivery.Destination) (out []choice) {
 	for _, a := range all.All() {
-		if !slices.Contains(has, a.ID) {
+		if !dest.Names(a.ID) {
 			out = append(out, choice{string(a.ID), a.Title})
 		}
 	}

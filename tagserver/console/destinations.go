@@ -28,10 +28,11 @@ type runRow struct {
 	delivery.Delivery
 	Holds, May, Share  string
 	Lines, Plus, Minus string
+	Out                string // kept out by suppression
 }
 
 func newRunRow(d delivery.Delivery) runRow {
-	r := runRow{Delivery: d, Holds: shown(d.Held), May: shown(d.Allowed), Share: hidden, Lines: hidden, Plus: hidden, Minus: hidden}
+	r := runRow{Delivery: d, Holds: shown(d.Held), May: shown(d.Allowed), Share: hidden, Lines: hidden, Plus: hidden, Minus: hidden, Out: shown(d.Suppressed)}
 	if d.Held < audience.ShownFloor {
 		return r
 	}
@@ -164,8 +165,9 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 		Members  []destinationAudience
 		URL      string
 		Words    map[string]string
-		Others   []choice // audiences that it does not get
+		Others   []choice // audiences that it neither gets nor suppresses by
 		No       *refusal
+		Prompt   bool // it is pushed to
 	}{row, m, st, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords,
-		undelivered(c.o.Definitions.Audiences(), row.Audiences), refused(e)}}, nil
+		undelivered(c.o.Definitions.Audiences(), &row.Destination), refused(e), row.Transport != delivery.DefaultTransport}}, nil
 }
