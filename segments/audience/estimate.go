@@ -62,16 +62,40 @@ type Reach struct {
 	Position retention.Position
 }
 
-// NewReach counts traits. Of b it needs View and Sources.
+// NewReach counts traits, and nobody who did not agree to be counted in insights
+// (TCF purpose 9): it is a report on visitors and not the size of an audience, in
+// which those may be all the same. Of b it needs View and Sources.
 func NewReach(ctx context.Context, b Basis, traits []taxonomy.Trait) (*Reach, error) {
 	today := b.View.Clock().Day()
 	r, err := query.NewIndexResolver(b.View, today, b.Sources, func(taxonomy.AudienceID) (query.Expr, bool) { return nil, false })
 	if err != nil {
 		return nil, fmt.Errorf("count traits: %w", err)
 	}
-	cs, err := query.Courses(ctx, b.View, today, r, traits, query.RunOptions{Workers: b.Workers})
+	cs, err := query.Courses(ctx, insights{b.View}, today, r, traits, query.RunOptions{Workers: b.Workers})
 	if err != nil {
 		return nil, fmt.Errorf("count traits: %w", err)
 	}
 	return &Reach{Courses: cs, AsOf: b.View.Clock(), Position: b.View.Position().Clone()}, nil
+}
+
+// insights are the leaves of an index of whose visitors only those who may be
+// counted in insights are eligible.
+type insights struct{ index.Leaves }
+
+var mayInsight = &index.Operand{Kind: index.OpSet, Set: index.SetInsight}
+
+// Leaf is part of index.Leaves.
+func (v insights) Leaf(shard, block int, op *index.Operand, dst *index.Words) (int, error) {
+	n, err := v.Leaves.Leaf(shard, block, op, dst)
+	if err != nil || n == 0 || op.Kind != index.OpSet || op.Set != index.SetProfile {
+		return n, err
+	}
+	var may index.Words
+	if _, err := v.Leaves.Leaf(shard, block, mayInsight, &may); err != nil {
+		return 0, err
+	}
+	for i := range dst {
+		dst[i] &= may[i]
+	}
+	return dst.Count(), nil
 }

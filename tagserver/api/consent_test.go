@@ -98,7 +98,7 @@ func TestPermitsSayWhoWouldBeLostWithoutAPurpose(t *testing.T) {
 	for _, want := range []string{
 		`"visitors":{"shown":"31182","count":31182}`, `"profile":{"shown":"31122","count":31122}`,
 		`{"purpose":4,"name":"send audiences to destinations","lost":{"shown":"31022","count":31022},"from":"destinations"}`,
-		`{"purpose":9,"name":"count in insights","lost":{"shown":"31022","count":31022},"from":"insights"}`,
+		`{"purpose":9,"name":"count in the reach of categories","lost":{"shown":"31022","count":31022},"from":"insights"}`,
 		`{"purpose":10,"name":"learn lookalikes","lost":{"shown":"31122","count":31122},"from":"training"}`,
 		`{"destination":"dsp","allowed":{"shown":"31022","count":31022}},{"destination":"other","allowed":{"shown":"<50"}}`,
 		`"signals":[{"signal":"tcf","visitors":{"shown":"31082","count":31082},"profile":{"shown":"31022","count":31022}},{"signal":"gpp"`,

@@ -104,7 +104,7 @@ func (t *Tally) Permits() Permits {
 		{1, "store and read a cookie", p.Profile, "audiences"},
 		{3, "build audiences", p.Profile, "audiences"},
 		{4, "send audiences to destinations", p.Export, "destinations"},
-		{9, "count in insights", p.Insight, "insights"},
+		{9, "count in the reach of categories", p.Insight, "insights"},
 		{10, "learn lookalikes", p.Training, "training"},
 	}
 	return p

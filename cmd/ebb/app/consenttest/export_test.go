@@ -227,7 +227,7 @@ func TestASensitiveAudienceIsToldToNoPage(t *testing.T) {
 }
 
 // Purposes 9 and 10 (B6): who did not agree to them is in the audience and sent,
-// and neither counted in insights nor learnt from.
+// and neither counted in the reach of categories nor learnt from.
 func TestPurposesNineAndTenGateInsightsAndTraining(t *testing.T) {
 	w := newWorld(t, march, vendorList(t, ours(1111)), map[string]string{"consent.role": "vendor", "consent.gvl_id": "1111", "consent.gvl": "gvl.json"})
 	w.site(taxonomy.Site{ID: "shop", Origins: []string{origin}, Consent: taxonomy.ModeOptIn})
@@ -236,7 +236,7 @@ func TestPurposesNineAndTenGateInsightsAndTraining(t *testing.T) {
 	const n = 110 // a seed has 100 at least
 	teas := w.buyers(n, "tea", tcf(purposes134))
 	w.buyers(n, "cake", tcf(full1111))
-	state := func(wantInsight, wantTraining uint64, learns bool) {
+	state := func(reachOfTea, wantInsight, wantTraining uint64, learns bool) {
 		t.Helper()
 		built, err := w.server.Build(ctx)
 		if err != nil {
@@ -249,6 +249,17 @@ func TestPurposesNineAndTenGateInsightsAndTraining(t *testing.T) {
 		if p.Insight != wantInsight || p.Training != wantTraining || p.Profile != 2*n {
 			t.Errorf("%+v", p)
 		}
+		r, err := w.server.Reach(ctx, []taxonomy.Trait{"c:shop/tea", "c:shop/cake"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		days := r.Courses[0].Days
+		if r.Courses[0].Visitors != reachOfTea || days[len(days)-1] != reachOfTea || r.Courses[1].Visitors != n {
+			t.Errorf("reach of tea %d, today %d, of cake %d", r.Courses[0].Visitors, days[len(days)-1], r.Courses[1].Visitors)
+		}
+		if e, _ := built.Generation.Entry("tea"); e.Count != n {
+			t.Errorf("%d in the audience", e.Count)
+		}
 		e, _ := built.Generation.Entry("like-tea")
 		if (e.Fault == "" && e.Count > 0) != learns {
 			t.Errorf("lookalike: %d members, %q", e.Count, e.Fault)
@@ -258,12 +269,12 @@ func TestPurposesNineAndTenGateInsightsAndTraining(t *testing.T) {
 			t.Errorf("%d sent", got)
 		}
 	}
-	state(n, n, false) // its whole seed said no to training
+	state(0, n, n, false) // its whole seed said no to training
 	w.later(time.Minute)
 	for _, v := range teas {
 		v.buys("tea", tcf(full1111))
 	}
-	state(2*n, 2*n, true)
+	state(n, 2*n, 2*n, true)
 }
 
 // B3: without purpose 3 there is neither a cookie nor an event, and who has one
