@@ -60,6 +60,9 @@ func Renumber(from []*Fold, shards int) (*index.Numbering, error) {
 // resting calls fn with the state, which it must not change, unless there is
 // something that is not in a checkpoint.
 func (f *Fold) resting(fn func(*State) error) error {
+	if err := f.ready(); err != nil {
+		return err
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	s := f.state
@@ -92,7 +95,11 @@ func (f *Fold) Carry(ctx context.Context, from []*Fold, n *index.Numbering) (*Vi
 	if n.Shards() != f.opt.Shards {
 		return nil, fmt.Errorf("carry into group %d: numbered for %d shards, it has %d", f.opt.Group, n.Shards(), f.opt.Shards)
 	}
-	if err := f.take(ctx, from, n); err != nil {
+	err := f.ready()
+	if err == nil {
+		err = f.take(ctx, from, n)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("carry into group %d: %w", f.opt.Group, err)
 	}
 	return f.Checkpoint(ctx)

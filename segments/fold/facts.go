@@ -67,7 +67,8 @@ func (f *Fold) Touched(k taxonomy.VisitorKey) (columns []taxonomy.Column, facts 
 	return columns, facts, len(columns) > 0
 }
 
-// Count is how many events the visitor has in a column on a day, at most 255.
+// Count is how many events the visitor has in a column on a day, at most 255. It
+// waits while days are still read.
 func (x *Facts) Count(c taxonomy.Column, d taxonomy.Day) int {
 	if d.Expired(x.clock) || d+taxonomy.Day(lifeIn(x.lives, c.Trait)) <= x.clock.Day() {
 		return 0
@@ -77,7 +78,11 @@ func (x *Facts) Count(c taxonomy.Column, d taxonomy.Day) int {
 			return 0
 		}
 	}
-	return min(x.days.Events(x.ordinal, c, d)+x.fresh[datedColumn{c, d}], 255)
+	n := x.fresh[datedColumn{c, d}]
+	if x.f.ready() == nil { // else the fold has stopped, and goes on elsewhere or not at all
+		n += x.days.Events(x.ordinal, c, d)
+	}
+	return min(n, 255)
 }
 
 // Statement returns the column, of all, that holds the visitor's newest

@@ -55,6 +55,9 @@ type Options struct {
 	CheckpointBytes int64
 	// Parallel is how many files of days are read or written at once; 0 means one.
 	Parallel int
+	// DaysBehind lets Open return before the days are read (R35): who asks for one
+	// waits. If one cannot be read the fold stops, and its views say so.
+	DaysBehind bool
 	// Before, if set, is a follower of the group: days that it has are not read
 	// again.
 	Before *Fold
@@ -81,6 +84,7 @@ type Fold struct {
 	about  []Folded // of whom, until OnFolded has taken it
 	folded atomic.Int64
 
+	reading   *reading                // of the days; nil: they are read
 	following bool                    // see Follow
 	known     map[uint64]*index.Layer // by file, while Follow loads
 
@@ -167,6 +171,10 @@ func (f *Fold) Forget(visitors []taxonomy.VisitorKey) {
 
 // Close closes what the fold has open. It does not make a checkpoint.
 func (f *Fold) Close() error {
+	if f.reading != nil {
+		f.reading.stop()
+		<-f.reading.done
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	closeUnused(f.seen.hours, nil)

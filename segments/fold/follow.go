@@ -88,6 +88,9 @@ func (f *files) committed(ctx context.Context, keyed retention.Keyed, g taxonomy
 }
 
 func (f *Fold) layersByFile() map[uint64]*index.Layer {
+	if f.ready() != nil {
+		return nil
+	}
 	known := make(map[uint64]*index.Layer, len(f.stored.layers))
 	for l, ref := range f.stored.layers {
 		known[ref.File] = l

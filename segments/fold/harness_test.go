@@ -127,7 +127,8 @@ func newWorld(log retention.Log, now taxonomy.Millis) *world {
 func (w *world) open(t rapid.TB) *Fold {
 	t.Helper()
 	o := Options{Config: w.cfg, Log: w.log, Events: w.model.Events(), Keyed: failingKeyed{w.model.Keyed(), w},
-		Blobs: failingBlobs{w.model.Blobs(), w}, Rules: func() Classifier { return byName{} }, BatchBytes: 300}
+		Blobs: failingBlobs{w.model.Blobs(), w}, Rules: func() Classifier { return byName{} }, BatchBytes: 300,
+		DaysBehind: true}
 	if w.hook != nil {
 		w.hook(&o)
 	}
@@ -234,6 +235,9 @@ type fact struct {
 // contents reads all that a view holds of living visitors, through its files'
 // columns.
 func contents(v *View) map[fact]int {
+	if err := v.ready(); err != nil {
+		panic(err)
+	}
 	out := map[fact]int{}
 	for i := range v.shards {
 		for day, layers := range v.shards[i].days {

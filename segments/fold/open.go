@@ -40,11 +40,13 @@ func Open(ctx context.Context, opt Options) (*Fold, error) {
 		f.begin()
 		return f, f.files.sweepAll(ctx, nil)
 	}
-	if opt.Before != nil && opt.Before.following {
-		f.known = opt.Before.layersByFile()
+	if !opt.DaysBehind {
+		if opt.Before != nil && opt.Before.following {
+			f.known = opt.Before.layersByFile()
+		}
+		f.prefetch(ctx, m)
+		defer func() { f.known = nil }()
 	}
-	f.prefetch(ctx, m)
-	defer func() { f.known = nil }()
 	if err := f.load(ctx, m, version); err != nil {
 		return nil, fmt.Errorf("load checkpoint %d of group %d: %w", m.Number, opt.Group, err)
 	}
@@ -132,11 +134,6 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 		if d.Shard >= len(s.shards) || s.shards[d.Shard] == nil {
 			return fmt.Errorf("%w: a day of shard %d", retention.ErrCorrupt, d.Shard)
 		}
-		layers, err := f.loadLayers(ctx, d, m.Clock)
-		if err != nil {
-			return err
-		}
-		s.shards[d.Shard].days[d.Day] = layers
 	}
 	if err := f.loadRefold(ctx, m); err != nil {
 		return err
@@ -174,7 +171,7 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 		}
 	}
 	f.view.Store(v)
-	return nil
+	return f.readDays(ctx, m)
 }
 
 // loadLayers opens the layers of a day. Files may be gone once their day is over.

@@ -295,6 +295,9 @@ func (f *Fold) InForce() Classifier {
 // EventsKept is about how many events of the 90 days the last checkpoint knows:
 // what a re-fold has to read.
 func (v *View) EventsKept() (n uint64) {
+	if v.ready() != nil {
+		return 0
+	}
 	for i := range v.shards {
 		n += v.shards[i].days.Sum(taxonomy.TraitAny)
 	}

@@ -32,6 +32,9 @@ func (f *Fold) checkpoint(ctx context.Context, rewrite bool) (*View, error) {
 	if f.following {
 		return nil, errFollowing
 	}
+	if err := f.ready(); err != nil {
+		return nil, err
+	}
 	f.saving.Lock()
 	defer f.saving.Unlock()
 	if f.inflight != nil {

@@ -41,6 +41,9 @@ func (v *View) Shadow(ctx context.Context, s Shadow) (*View, error) {
 	if s.Reach.Empty() {
 		return out, nil
 	}
+	if err := v.ready(); err != nil {
+		return nil, fmt.Errorf("count under other rules: %w", err)
+	}
 	x := shadowScan{v: v, s: &s, part: s.To, found: map[shardDay]map[taxonomy.Column][]uint32{}, total: v.EventsKept()}
 	x.room = cmp.Or(s.Bytes, 64<<20) / 4
 	x.layers = make([]index.Days, len(v.shards))

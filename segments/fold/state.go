@@ -5,6 +5,7 @@
 package fold
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -167,6 +168,10 @@ type consents struct {
 	of      map[string]uint32
 	all     []taxonomy.Consent
 	scratch []byte
+	last    struct { // of load
+		b []byte
+		i uint32
+	}
 }
 
 func (cs *consents) intern(c taxonomy.Consent) uint32 {
@@ -187,7 +192,11 @@ func (cs *consents) add(b []byte, c taxonomy.Consent) uint32 {
 
 // load interns a summary by its bytes, which it decodes only the first time.
 func (cs *consents) load(b []byte) (uint32, error) {
+	if bytes.Equal(b, cs.last.b) {
+		return cs.last.i, nil // as the visitor before
+	}
 	if i, ok := cs.of[string(b)]; ok {
+		cs.last.b, cs.last.i = append(cs.last.b[:0], b...), i
 		return i, nil
 	}
 	c, rest, err := taxonomy.DecodeConsent(b)

@@ -229,8 +229,9 @@ func (s *State) loadVisitor(key, val []byte) error {
 		return fmt.Errorf("%w: a visitor of shard %d in a checkpoint of group %d", retention.ErrCorrupt, n, s.cfg.Group)
 	}
 	sh := s.shards[n]
+	sh.visitors.grow(o + 1)
+	v := sh.visitors.edit(o)
 	d := fields{b: val}
-	var v visitor
 	d.copy(v.key[:])
 	v.adopted, v.consentAt = taxonomy.Millis(d.varint()), taxonomy.Millis(d.varint())
 	v.newest = taxonomy.Day(d.varint())
@@ -239,13 +240,8 @@ func (s *State) loadVisitor(key, val []byte) error {
 		return d.err
 	}
 	c, err := s.consents.load(d.b)
-	if err != nil {
-		return err
-	}
 	v.consent = c
-	sh.visitors.grow(o + 1)
-	*sh.visitors.edit(o) = v
-	return nil
+	return err
 }
 
 // unloadVisitor takes a removed entry: the ordinal stays used.

@@ -62,8 +62,12 @@ func (v *View) Number() uint64 { return v.number }
 // Epoch is the number of restores of this installation (R29).
 func (v *View) Epoch() uint64 { return v.epoch }
 
-// OldestDay is the oldest day that has a layer.
+// OldestDay is the oldest day that has a layer; false if there is none, or the days
+// cannot be read.
 func (v *View) OldestDay() (oldest taxonomy.Day, ok bool) {
+	if v.ready() != nil {
+		return 0, false
+	}
 	for i := range v.shards {
 		for d := range v.shards[i].days {
 			if !ok || d < oldest {
@@ -92,6 +96,9 @@ func (v *View) Leaf(shard, block int, op *index.Operand, dst *index.Words) (int,
 		}
 		return dst.Count(), nil
 	}
+	if err := v.shards[shard].ready(); err != nil {
+		return 0, err
+	}
 	n := v.shards[shard].days.Leaf(block, v.within(op), dst)
 	if less, changed := v.hide(shard, block, op, dst); changed {
 		n = less
@@ -101,12 +108,18 @@ func (v *View) Leaf(shard, block int, op *index.Operand, dst *index.Words) (int,
 
 // Newest is part of index.Leaves.
 func (v *View) Newest(shard, block int, columns []taxonomy.Column, from, to taxonomy.Day, dst *[index.BlockSize]uint8) error {
+	if err := v.shards[shard].ready(); err != nil {
+		return err
+	}
 	v.newest(shard, block, columns, from, to, dst)
 	return nil
 }
 
 // Columns is part of index.Leaves.
 func (v *View) Columns(from, to taxonomy.Day, fn func(taxonomy.Column, uint64)) error {
+	if err := v.ready(); err != nil {
+		return err
+	}
 	sums := map[taxonomy.Column]uint64{}
 	for i := range v.shards {
 		v.shards[i].days.AddColumns(from, to, sums)

@@ -262,6 +262,8 @@ func (a *App) foldOptions(n taxonomy.Group, term uint64) fold.Options {
 	}
 	if a.cluster != nil {
 		o.Parallel = 16
+	} else {
+		o.DaysBehind = true // a cluster's other nodes go on meanwhile
 	}
 	return o
 }
