@@ -200,8 +200,8 @@ type API struct {
 	inner   *echo.Echo
 	huma    huma.API
 	routes  []tagserver.Route
-	openapi []byte
-	imports chan struct{} // a place for each import that runs
+	openapi func() ([]byte, error) // the description, printed once
+	imports chan struct{}          // a place for each import that runs
 	answers *answers
 
 	// changing is held from the check of a change to the moment it is in force:

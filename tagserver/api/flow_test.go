@@ -265,7 +265,7 @@ func TestEveryRequiredFieldIsRequiredAndNoOther(t *testing.T) {
 			Schemas map[string]struct{ Required []string }
 		}
 	}
-	if err := json.Unmarshal(s.api.openapi, &doc); err != nil {
+	if err := json.Unmarshal(s.description(), &doc); err != nil {
 		t.Fatal(err)
 	}
 	minimal := map[string]string{

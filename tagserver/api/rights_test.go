@@ -72,7 +72,7 @@ func (s *stage) operations() (all []operation) {
 			Reach string          `json:"x-ebb-reach"`
 		}
 	}
-	if err := json.Unmarshal(s.api.openapi, &doc); err != nil {
+	if err := json.Unmarshal(s.description(), &doc); err != nil {
 		s.t.Fatal(err)
 	}
 	for path, ops := range doc.Paths {
