@@ -233,7 +233,7 @@ func cleanPath(b *strings.Builder, path string) {
 }
 
 // hidesID reports whether a part of a path holds a number of more than six
-// digits, or is a UUID or a hash: an order, an account, a session.
+// digits, or is a UUID or holds a hash: an order, an account, a session.
 func hidesID(seg string) bool {
 	run := 0
 	for i := 0; i < len(seg); i++ {
@@ -243,7 +243,7 @@ func hidesID(seg string) bool {
 			return true
 		}
 	}
-	return isUUID(seg) || isHash(seg)
+	return isUUID(seg) || findHash(seg) != ""
 }
 
 // cleanRef keeps the origin of the referrer. What is no web address is dropped:

@@ -267,10 +267,11 @@ var ibanLength = func() map[string]int {
 
 // hasIBAN looks for a country, two digits and as many letters or digits as that
 // country's IBANs have, with or without a space or dash after every four, whose
-// remainder modulo 97 is 1 (ISO 13616).
+// remainder modulo 97 is 1 (ISO 13616). Where something is glued to it, a chance
+// hit in a longer token must be told from it: see gluedIBAN.
 func hasIBAN(s string) bool {
 	for i := 0; i+15 <= len(s); i++ {
-		if i > 0 && isAlnum(s[i-1]) || !isLetter(s[i]) || !isLetter(s[i+1]) || !isDigit(s[i+2]) || !isDigit(s[i+3]) {
+		if !isLetter(s[i]) || !isLetter(s[i+1]) || !isDigit(s[i+2]) || !isDigit(s[i+3]) {
 			continue
 		}
 		want := ibanLength[string([]byte{s[i] &^ 0x20, s[i+1] &^ 0x20})]
@@ -291,11 +292,38 @@ func hasIBAN(s string) bool {
 				break
 			}
 		}
-		if n == want && (j == len(s) || !isAlnum(s[j])) && mod97(iban[:n]) == 1 {
+		if n != want || mod97(iban[:n]) != 1 {
+			continue
+		}
+		if glued := i > 0 && isAlnum(s[i-1]) || j < len(s) && isAlnum(s[j]); !glued || gluedIBAN(s, i, iban[:n]) {
 			return true
 		}
 	}
 	return false
+}
+
+// gluedIBAN reports whether an IBAN at i with letters or digits before or behind it
+// is one: its country is written in one case, and of the rest fewer than half are
+// letters; in a word of hex, which is half digits anyway, none. So of a million
+// random tokens one to fifteen are refused, with it or without, and "xDE89…" is.
+func gluedIBAN(s string, i int, iban []byte) bool {
+	letters := 0
+	for _, c := range iban[4:] {
+		if !isDigit(c) {
+			letters++
+		}
+	}
+	start, end, hex := i, i, true
+	for start > 0 && isAlnum(s[start-1]) {
+		start--
+	}
+	for ; end < len(s) && isAlnum(s[end]); end++ {
+		hex = hex && unhex(s[end]) >= 0
+	}
+	for _, c := range []byte(s[start:i]) {
+		hex = hex && unhex(c) >= 0
+	}
+	return s[i]&0x20 == s[i+1]&0x20 && (letters == 0 || !hex && 2*letters < len(iban)-4)
 }
 
 func mod97(iban []byte) int {

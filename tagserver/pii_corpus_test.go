@@ -49,6 +49,13 @@ func personalCorpus() (out []string) {
 	add([]string{"+491701234567", "+49 170 1234567", "+49-170-1234567", "0049170 1234567", "+1 212 555 0100", "(212) 555-0100", "1-212-555-0100", "06 12 34 56 78", "+44 20 7946 0958", "0170 123 45 67"}, common...)
 	add([]string{"4111111111111111", "4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "6011111111111117", "3530111333300000"}, common...)
 	add([]string{"DE89370400440532013000", "GB82 WEST 1234 5698 7654 32", "FR1420041010050500013M02606", "nl91abna0417164300", "CH9300762011623852957"}, common...)
+	// With something glued to them, on one side or both: a letter that could be hex,
+	// one that could not, a digit, a word.
+	var glue []func(string) string
+	for _, g := range [][2]string{{"x", ""}, {"", "x"}, {"a", ""}, {"", "F"}, {"q", "Z"}, {"iban", ""}, {"7", "b"}, {"IBAN", "BIC"}} {
+		glue = append(glue, func(s string) string { return g[0] + s + g[1] })
+	}
+	add([]string{"DE89370400440532013000", "DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432", "GB82 WEST 1234 5698 7654 32", "FR1420041010050500013M02606", "nl91abna0417164300", "CH9300762011623852957", "MT84MALT011000012345MTLCAST001S", "be68539007547034", "EE382200221020145685"}, append(glue, func(s string) string { return twice("x" + s) })...)
 	add([]string{"81.2.69.142", "203.0.113.77", "192.168.10.24", "2001:db8::8a2e:370:7334", "2a02:d300:0:1::25", "81.2.69.142:8443", "3c:22:fb:aa:bb:cc", "3C-22-FB-AA-BB-CC"}, common...)
 	var hashes []string
 	for _, m := range mails[:4] {
@@ -56,6 +63,7 @@ func personalCorpus() (out []string) {
 		hashes = append(hashes, hex.EncodeToString(a[:]), hex.EncodeToString(b[:]), hex.EncodeToString(c[:]))
 	}
 	add(hashes, append(common[:1:1], strings.ToUpper, within, pair, twice, func(s string) string { return "sha256:" + s })...)
+	add(hashes, append(glue, func(s string) string { return "sha256" + s }, func(s string) string { return twice(s + "x") })...)
 	add([]string{"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJqYW5lIn0.c2lnbmF0dXJlc2lnbmF0dXJl", "Bearer abcdef0123456789", "ghp_abcdefghijklmnopqrstuvwxyz0123456789", "sk_live_4eC39HqLyjWDarjtT1zdp7dc", "AKIAIOSFODNN7EXAMPLE", "AIzaSyD-abcdefghijklmnopqrstuvwxyz012"}, common...)
 	return out
 }
@@ -85,7 +93,18 @@ func harmlessCorpus() (out []string) {
 	}
 	words := []string{"running shoes", "Wein & Käse", "50% off", "size:XL", "a@b", "user@localhost", "@brand", "price (at cost)", "meet at 5", "C++", "black/white", "summer-sale-2026", "utm_campaign", "newsletter", "eyJust a word", "https://shop.example/a/b", "1.2.3.4", "142.0.0.0", "v10.15.7", "16:9", "12:34:56", "::", "2026-11-25T12:34:56Z", "2026-11-25 12:34", "1,234.56", "EUR 1234.56", "+10%", "-20", "3/4", "+1", "1e10"}
 	out = append(out, words...)
-	for len(out) < 600 {
+	token := func(n int, of string) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = of[r.IntN(len(of))]
+		}
+		return string(b)
+	}
+	const hex, base36, base62 = "0123456789abcdef", "0123456789abcdefghijklmnopqrstuvwxyz", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	for range 100 { // random tokens, in which an IBAN or a hash could stand by chance
+		out = append(out, "a"+token(23, hex), "x"+token(30, hex), token(26, "0123456789ABCDEFGHJKMNPQRSTVWXYZ"), token(36, base36), token(43, base62))
+	}
+	for len(out) < 1100 {
 		out = append(out,
 			"1763"+digits(9), // a time in milliseconds
 			"1763"+digits(6), ean(), uuid(), fmt.Sprintf("%d.%02d", r.IntN(5000), r.IntN(100)),

@@ -110,27 +110,29 @@ func isMAC(t string) bool {
 	return true
 }
 
-// findHash looks for what a hash of an address looks like: hex, exactly as long
-// as those of MD5, SHA-1, SHA-256 and SHA-512 are. A hashed address identifies a
-// person as the address does. It is asked of values only: in a path such a part
-// becomes ":id", and an event's own id is hashed with a key before it is kept.
+// findHash looks for what a hash of an address looks like: as much hex in a row as
+// MD5 makes, or more. A hashed address identifies a person as the address does.
+// The exact lengths of MD5, SHA-1, SHA-256 and SHA-512 would be the obvious test;
+// a letter glued to one gets past it, also if it is itself hex. It is asked of
+// values only: in a path such a part becomes ":id", and an event's own id is hashed
+// with a key before it is kept.
 func findHash(s string) piiClass {
 	if len(s) < 32 {
 		return ""
 	}
 	for round := 0; ; round++ {
-		digits, start := 0, 0
-		for i := 0; i <= len(s); i++ {
-			if i < len(s) && isAlnum(s[i]) {
-				if isDigit(s[i]) {
-					digits++
-				}
+		digits, n := 0, 0
+		for i := 0; i < len(s); i++ {
+			if unhex(s[i]) < 0 {
+				digits, n = 0, 0
 				continue
 			}
-			if digits > 0 && isHash(s[start:i]) {
+			if n++; isDigit(s[i]) {
+				digits++
+			}
+			if n >= leastHash && digits > 0 {
 				return piiHash
 			}
-			digits, start = 0, i+1
 		}
 		d := percentDecode(s)
 		if d == s || round == piiRounds {
@@ -140,16 +142,5 @@ func findHash(s string) piiClass {
 	}
 }
 
-func isHash(t string) bool {
-	switch len(t) {
-	case 32, 40, 64, 128:
-	default:
-		return false
-	}
-	for i := range len(t) {
-		if unhex(t[i]) < 0 {
-			return false
-		}
-	}
-	return true
-}
+// leastHash is how long MD5 is in hex, the shortest that addresses are hashed by.
+const leastHash = 32
