@@ -167,7 +167,11 @@ func (s *suppressor) begin(id taxonomy.DestinationID, set index.Set) *suppressin
 		at = &suppressing{}
 		s.at[id] = at
 	}
-	if at.busy || s.a.env.millis() < at.next || at.done != nil && covers(at.done, set) {
+	if at.busy || s.a.env.millis() < at.next {
+		return nil
+	}
+	if at.done != nil && covers(at.done, set) {
+		at.done = set // who left it may be sent, and come again
 		return nil
 	}
 	at.busy = true
