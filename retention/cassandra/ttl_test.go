@@ -113,7 +113,8 @@ func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
 		if n, err := readable(); err == nil {
 			after := shifted()
 			reads++
-			if after < over && n < 300 || before >= over && n > 0 {
+			// Lives are whole seconds and never too long, so they may end a second early.
+			if after < over-2*taxonomy.Second && n < 300 || before >= over && n > 0 {
 				t.Fatalf("between %s and %s, the day being over at %s, %d of its events are readable", before, after, over, n)
 			}
 		}
