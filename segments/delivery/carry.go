@@ -119,6 +119,7 @@ func (d *Deliverer) carry(ctx context.Context, from *Deliverer, dest taxonomy.De
 		}
 	}
 	h.Shards, h.version = n.Shards(), here.version
+	h.Sent = nil // to be looked at, and of ordinals that mean others there
 	if h.Ledger != "" {
 		b, err := l.renumber(n).marshal(n.Shards())
 		if err != nil {

@@ -133,6 +133,9 @@ type Push struct {
 	PerMinute int `json:"per_minute,omitempty"`
 	// Concurrency is how many chunks are under way at once; 0 means 1.
 	Concurrency int `json:"concurrency,omitempty"`
+	// KeepSent is how long the bytes that were sent are kept to be looked at, at most
+	// 14 days; 0 means DefaultKeepSent. Erasure ends it sooner.
+	KeepSent Period `json:"keep_sent,omitempty"`
 }
 
 // Sync says how browsers and files bring the partner's IDs (R32).
@@ -252,6 +255,9 @@ func (d *Destination) Validate() error {
 	}
 	if n := d.Push.Concurrency; n < 0 || n > 16 {
 		errs = append(errs, taxonomy.Invalid("push.concurrency", "%d is not between 0 and 16", n))
+	}
+	if k := d.Push.KeepSent; k != 0 && (k < Period(time.Minute) || k > maxKeepSent) {
+		errs = append(errs, taxonomy.Invalid("push.keep_sent", "%s is not between 1m and %s", k, maxKeepSent))
 	}
 	if d.CredentialsFile != "" {
 		if err := taxonomy.CheckSlug("file", d.CredentialsFile); err != nil {

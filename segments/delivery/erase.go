@@ -93,10 +93,13 @@ func (d *Deliverer) erase(ctx context.Context, visitors []taxonomy.VisitorKey, w
 			if !withdraw {
 				return moved, false, nil
 			}
-			gone, err := d.withdrawHolding(ctx, dest, h, func(s int, m *roaring.Bitmap) bool {
-				return s < len(who) && m.Intersects(who[s])
-			})
-			return moved, gone, err
+			holds := func(s int, m *roaring.Bitmap) bool { return s < len(who) && m.Intersects(who[s]) }
+			gone, err := d.withdrawHolding(ctx, dest, h, holds)
+			if err != nil {
+				return moved, gone, err
+			}
+			sent, err := d.withdrawSent(ctx, dest, h, holds)
+			return moved, gone || sent, err
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("erase from deliveries to %s: %w", dest, err))
@@ -183,6 +186,9 @@ func (d *Deliverer) Oldest(ctx context.Context) (least taxonomy.Day, any bool, e
 		if h.Pending != nil {
 			see(h.Pending.Oldest)
 		}
+		for _, s := range h.Sent {
+			see(s.Oldest)
+		}
 		l, err := d.readLedger(ctx, dest, h)
 		if err != nil {
 			return 0, false, fmt.Errorf("oldest of deliveries to %s: %w", dest, err)
@@ -232,10 +238,16 @@ func (d *Deliverer) ExpireBefore(ctx context.Context, before taxonomy.Day) error
 					break
 				}
 			}
-			no, err := d.withdrawHolding(ctx, dest, h, func(s int, m *roaring.Bitmap) bool {
+			over = h.expireSent(d.o.Now()) || over
+			holds := func(s int, m *roaring.Bitmap) bool {
 				return s >= len(may) || roaring.AndNot(m, may[s]).GetCardinality() > 0
-			})
-			return pruned || stopped, over || no, err
+			}
+			no, err := d.withdrawHolding(ctx, dest, h, holds)
+			if err != nil {
+				return pruned || stopped, over || no, err
+			}
+			sent, err := d.withdrawSent(ctx, dest, h, holds)
+			return pruned || stopped, over || no || sent, err
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("expire deliveries to %s: %w", dest, err))

@@ -79,6 +79,8 @@ type head struct {
 	Letters []Letter `json:"letters,omitempty"` // the newest last
 	// Jobs are those of the receiver whose outcome is not known yet.
 	Jobs []job `json:"jobs,omitempty"`
+	// Sent is what was sent and is kept to be shown, the newest last.
+	Sent []sent `json:"sent,omitempty"`
 
 	version uint64
 }
@@ -201,6 +203,9 @@ func (d *Deliverer) clean(ctx context.Context, dest taxonomy.DestinationID, h *h
 	}
 	if p := h.Pending; p != nil {
 		keep[p.File], keep[p.Index], keep[p.Members] = true, true, true
+	}
+	for _, s := range h.Sent {
+		keep[s.File], keep[s.Index], keep[s.Members] = true, true, true
 	}
 	var old []string
 	for _, b := range blobs {

@@ -44,6 +44,10 @@ type pending struct {
 	Done     []byte `json:"done"`
 	Refused  []byte `json:"refused"`
 	Doubtful []byte `json:"doubtful"`
+	// Tried has one for each chunk that was sent, whatever came of it.
+	Tried []byte `json:"tried,omitempty"`
+	// Expires is until when what was sent may be kept.
+	Expires taxonomy.Millis `json:"expires,omitempty"`
 	// Sent is when the last wave of chunks was sent, Wave how many it had: by
 	// them a rate is kept also over a restart.
 	Sent taxonomy.Millis `json:"sent"`
@@ -236,6 +240,10 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if h.Transport != dest.Transport {
 		nh.Jobs = nil // nobody is left who could be asked
 	}
+	if h.Shards != nh.Shards {
+		nh.Sent = nil // whose rows they are nobody could tell the eraser
+	}
+	nh.expireSent(clock)
 	nh.Audiences, nh.Files, nh.Transport = infos(dest, src), nil, dest.Transport
 	if e.Full {
 		nh.FullAt = clock
@@ -297,7 +305,8 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 			return nil, err
 		}
 	}
-	over := created + taxonomy.OneDay
+	p.Expires = dest.keep(created, what.e.Removes)
+	over := max(created+taxonomy.OneDay, p.Expires)
 	blob, err := d.putChunks(ctx, dest.ID, p, c, over)
 	if err != nil {
 		return nil, fmt.Errorf("write chunks: %w", err)
@@ -311,7 +320,7 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 	}
 	n := (len(c.pieces) + 7) / 8
 	p.Listed = n > 0 && c.pieces[len(c.pieces)-1].control
-	p.Done, p.Refused, p.Doubtful, p.Oldest = make([]byte, n), make([]byte, n), make([]byte, n), c.oldest
+	p.Done, p.Refused, p.Doubtful, p.Tried, p.Oldest = make([]byte, n), make([]byte, n), make([]byte, n), make([]byte, n), c.oldest
 	run.File, run.Rows, run.Adds, run.Removes, run.Bytes = p.File, c.adds+c.removes, c.adds, c.removes, blob.Bytes
 	run.SHA256, run.Chunks = hex.EncodeToString(blob.SHA256[:]), len(c.pieces)
 	p.Run = *run
@@ -409,6 +418,7 @@ func (d *Deliverer) settleLedger(ctx context.Context, dest taxonomy.DestinationI
 	}
 	h.Owes = run.Acknowledged < run.Chunks || p.Rest
 	h.Prompt = h.Prompt || p.Prompt && run.Acknowledged < run.Chunks
+	h.keepSent(p, max(d.o.Now(), h.Clock))
 	h.Pending = nil
 	h.record(run)
 	return nil

@@ -176,6 +176,10 @@ func TestForgettingStopsWhatIsUnderWay(t *testing.T) {
 	r.push(t, dest)
 	r.push(t, dest)
 	same(t, "after the erasure", r.to.holds(r.w.now), r.w.want(&dest))
+	// The night's eraser comes for what was sent and is kept.
+	if err := r.d.Erase(context.Background(), []taxonomy.VisitorKey{v.key}); err != nil {
+		t.Fatal(err)
+	}
 	v.dropped = true
 	for range 3 { // the full says it once more, and then the ID is nowhere
 		r.w.now += 24 * taxonomy.Hour

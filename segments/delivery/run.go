@@ -135,7 +135,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	nh.Seq, nh.Epoch, nh.Generation, nh.AsOf, nh.Clock = h.Seq+1, g.Epoch, g.Number, g.Clock, clock
 	nh.IDs, nh.PseudonymEpoch, nh.Format, nh.Shards = dest.IDs, dest.PseudonymEpoch, dest.Format, src.View.Shards()
 	nh.Audiences = infos(dest, src)
-	nh.Transport, nh.Pending, nh.Owes, nh.Prompt, nh.Retry, nh.Letters, nh.Jobs = "", nil, false, false, retry{}, nil, nil
+	nh.Transport, nh.Pending, nh.Owes, nh.Prompt, nh.Retry, nh.Letters, nh.Jobs, nh.Sent = "", nil, false, false, retry{}, nil, nil, nil
 	if e.Full {
 		nh.Files = nil
 	}

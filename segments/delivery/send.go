@@ -66,14 +66,7 @@ func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pendi
 const controlMedia = "application/json"
 
 func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece, body *io.SectionReader) *Chunk {
-	name := piece.name
-	if name == "" {
-		stem, ext, has := strings.Cut(p.File, ".")
-		if has {
-			ext = "." + ext
-		}
-		name = partName(stem, ext, i, of)
-	}
+	name := chunkName(p.File, piece, i, of)
 	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%d\n%x", dest.ID, p.File, i, piece.sha256))
 	c := &Chunk{
 		Name: name, Key: hex.EncodeToString(key[:16]), Kind: p.Kind, MediaType: p.Media, Rows: piece.rows,
@@ -93,6 +86,18 @@ func (d *Deliverer) chunk(dest *Destination, p *pending, i, of int, piece *piece
 		}
 	}
 	return c
+}
+
+// chunkName is the name of a chunk of a file.
+func chunkName(file string, p *piece, i, of int) string {
+	if p.name != "" {
+		return p.name
+	}
+	stem, ext, has := strings.Cut(file, ".")
+	if has {
+		ext = "." + ext
+	}
+	return partName(stem, ext, i, of)
 }
 
 // pace waits until the rate allows another wave, and returns false when what is
@@ -157,7 +162,11 @@ func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending,
 			q.Sent, q.Wave = now, len(wave)
 			var wish time.Duration
 			failed := false
+			if len(q.Tried) == 0 {
+				q.Tried = make([]byte, len(q.Done))
+			}
 			for i, c := range wave {
+				set(q.Tried, c.Index)
 				switch err := outcomes[i]; {
 				case err == nil:
 					if !bit(q.Done, c.Index) {
