@@ -86,8 +86,28 @@ func peer(s string) (ok bool, err error) {
 	return ok, nil
 }
 
+// best is what one call takes in the best of many short turns, taken by turns so
+// that other work of the machine meets both alike.
+func best(a, b func()) (ofA, ofB time.Duration) {
+	ofA, ofB = time.Hour, time.Hour
+	turn := func(f func(), least *time.Duration) {
+		const calls = 200
+		begin := time.Now()
+		for range calls {
+			f()
+		}
+		*least = min(*least, time.Since(begin)/calls)
+	}
+	for range 300 {
+		turn(a, &ofA)
+		turn(b, &ofB)
+	}
+	return ofA, ofB
+}
+
 // BenchmarkRead reads and decides, and prints what go-gdpr takes for the same
-// string, as a ratio. That reads the core only and decides nothing.
+// string, as a ratio: over 1, we are the faster. That reads the core only and
+// decides nothing, so reading alone, segments included, has a ratio of its own.
 func BenchmarkRead(b *testing.B) {
 	r := benchReader(b)
 	for _, x := range benchStrings {
@@ -97,16 +117,18 @@ func BenchmarkRead(b *testing.B) {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
-			for b.Loop() {
+			us := func() {
 				decide.DecideWith(why[:0], decide.Signals{Mode: taxonomy.ModeOptIn, Day: now, Statements: r.Read(statements, tagserver.Strings{TCF: x.s}, now)})
 			}
-			ours := float64(b.Elapsed()) / float64(b.N)
-			b.StopTimer()
-			begin := time.Now()
-			for range b.N {
-				_, _ = peer(x.s)
+			for b.Loop() {
+				us()
 			}
-			b.ReportMetric(float64(time.Since(begin))/float64(b.N)/ours, "times-as-fast-as-go-gdpr")
+			b.StopTimer()
+			ours, theirs := best(us, func() { _, _ = peer(x.s) })
+			b.ReportMetric(float64(theirs)/float64(ours), "times-as-fast-as-go-gdpr")
+			b.ReportMetric(float64(ours), "best-ns/op")
+			reading, theirs := best(func() { r.Read(statements, tagserver.Strings{TCF: x.s}, now) }, func() { _, _ = peer(x.s) })
+			b.ReportMetric(float64(theirs)/float64(reading), "reading-alone-times-as-fast")
 			b.ReportMetric(testing.AllocsPerRun(10, func() { _, _ = peer(x.s) }), "go-gdpr-allocs/op")
 		})
 	}

@@ -127,7 +127,10 @@ func (e *Explanation) tcf(r *Reader, prefix, s string, day taxonomy.Day) *tcf {
 				says = append(says, x.what)
 			}
 		}
-		for p := range t.restricted {
+		for p := range nobody {
+			if t.restricted == nil {
+				break
+			}
 			for kind, what := range [...]string{"not allowed", "needs consent", "needs legitimate interest"} {
 				if t.restricted[p][kind].has(i) {
 					says = append(says, fmt.Sprintf("purpose %d %s by the publisher", p, what))

@@ -288,7 +288,9 @@ func americanGPP(optOut *fault) decide.Statement { return american(taxonomy.Sign
 // readTCF makes the statement of a TC string.
 func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide.Statement {
 	var t tcf
-	if f := t.parse(s, r.asked, r.o.CMPs, day); f != nil {
+	f := t.parse(s, r.asked, r.o.CMPs, day)
+	defer t.release()
+	if f != nil {
 		return stale(sig, f)
 	}
 	switch {
@@ -299,7 +301,15 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 	}
 	out := decide.Statement{Signal: sig, Regime: taxonomy.RegimeOptIn}
 	worst := grounded
-	for _, n := range need {
+	var may purposes
+	if r.self >= 0 {
+		may = t.plainly(r.self, r.listed[r.self])
+	}
+	for _, n := range &need {
+		if may.has(n.tcf) {
+			out.Purposes |= n.ours
+			continue
+		}
 		g := r.own(&t, n.tcf, day)
 		if g == grounded {
 			out.Purposes |= n.ours
@@ -321,7 +331,7 @@ func (r *Reader) readTCF(sig taxonomy.Signal, s string, day taxonomy.Day) decide
 		out.Reason = words.undisclosed
 	case worst == vendorRefused:
 		out.Reason = words.vendor
-	case worst == restricted || worst == notDeclared || worst == vendorDeleted:
+	case worst == isRestricted || worst == notDeclared || worst == vendorDeleted:
 		out.Reason = words.restrict
 	default:
 		out.Reason = words.purposes[missing]
@@ -353,6 +363,9 @@ func (r *Reader) receives(t *tcf, x *receiver, day taxonomy.Day) ground {
 		return vendorDeleted
 	}
 	v := r.listed[x.at]
+	if may := t.plainly(x.at, v); may.has(4) && (!x.Syncs || may.has(1)) {
+		return grounded
+	}
 	if x.Syncs {
 		if g := t.vendor(1, x.at, v, day, r.oneListed(t)); g != grounded {
 			return g

@@ -1,7 +1,9 @@
 package consent
 
 import (
+	bit "math/bits"
 	"strings"
+	"sync"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -29,25 +31,47 @@ const (
 
 // tcf is a TC string, as far as the asked vendors go.
 type tcf struct {
-	created, updated taxonomy.Day
-	reversed         bool // updated before it was made, be it by a second
-	cmp, list        uint16
-	policy           uint8
-	consent          uint32 // 24 bits, the first for purpose 1
-	interest         uint32
-	special          uint16
+	created, updated  taxonomy.Day
+	reversed          bool // updated before it was made, be it by a second
+	cmp, list         uint16
+	policy            uint8
+	consent           uint32 // 24 bits, the first for purpose 1
+	interest          uint32
+	agreed, unopposed purposes // the same in our order
+	special           uint16
 	// oneTreatment: purpose 1 was not put to the visitor, by the law of country.
 	oneTreatment bool
 	country      [2]byte
 
 	vendors, vendorInterest set
-	restricted              [lastPurpose + 1][restrictions]set
+	// restricted is nil if the string restricts nobody, as nearly all do: it is large,
+	// and what is not there need not be cleared. See release.
+	restricted *restricted
 
 	hasDisclosed bool
 	disclosed    set
 
 	hasPublisher                         bool
 	publisherConsent, publisherInterests uint32
+}
+
+// restricted are the vendors that a publisher's restrictions name, by purpose and
+// kind.
+type restricted [lastPurpose + 1][restrictions]set
+
+var (
+	nobody restricted // never changed
+	tables = sync.Pool{New: func() any { return new(restricted) }}
+)
+
+// release gives the table of restrictions back, if there is one. Nothing may be
+// asked of t then. Who does not call it leaves it to the collector.
+func (t *tcf) release() {
+	if t.restricted != nil {
+		*t.restricted = restricted{}
+		tables.Put(t.restricted)
+		t.restricted = nil
+	}
 }
 
 func purposeIn(field uint32, p int) bool { return field>>uint(24-p)&1 == 1 }
@@ -58,7 +82,10 @@ func (t *tcf) parse(s string, asked []uint16, cmps *CMPList, day taxonomy.Day) *
 	if f := suspect(s, 'C'); f != nil {
 		return f
 	}
-	core, rest, more := strings.Cut(s, ".")
+	core, rest, more := s, "", false
+	if i := strings.IndexByte(s, '.'); i >= 0 { // strings.Cut takes twice as long
+		core, rest, more = s[:i], s[i+1:], true
+	}
 	b := bits{s: core}
 	if !wellFormed(core) {
 		return &tcfMalformed
@@ -80,25 +107,36 @@ func (t *tcf) parse(s string, asked []uint16, cmps *CMPList, day taxonomy.Day) *
 }
 
 func (t *tcf) core(b *bits, asked []uint16) *fault {
-	if v := b.num(6); v != 2 {
+	s := b.s
+	if sextet[s[0]] != 2 {
 		return &tcfVersion
 	}
-	made, updated := b.num(36), b.num(36)
+	// Up to the vendors every field stands at a fixed place, nearly all at the
+	// beginning of a character, so they are taken from where they stand: this is
+	// what every string costs.
+	const fixed = 213 // bits
+	if 6*len(s) < fixed {
+		return &tcfMalformed
+	}
+	made, updated := six(s[1:]), six(s[7:])
 	t.created, t.updated, t.reversed = dayOf(made), dayOf(updated), updated < made
-	t.cmp = uint16(b.num(12))
-	b.skip(12 + 6 + 12) // the platform's version, its screen, the language
-	t.list = uint16(b.num(12))
-	t.policy = uint8(b.num(6))
-	service := b.flag()
-	b.skip(1) // non-standard texts
-	t.special = uint16(b.num(12))
-	t.consent, t.interest = uint32(b.num(24)), uint32(b.num(24))
-	t.oneTreatment = b.flag()
-	t.country = [2]byte{'A' + byte(b.num(6)), 'A' + byte(b.num(6))}
+	t.cmp = uint16(sextet[s[13]])<<6 | uint16(sextet[s[14]])
+	// 15 to 19: the platform's version, its screen, the language
+	t.list = uint16(sextet[s[20]])<<6 | uint16(sextet[s[21]])
+	t.policy = sextet[s[22]]
+	flags, purposes := six(s[23:]), six(s[29:]) // bits 138 to 173 and 174 to 209
+	service := flags>>35 == 1
+	t.special = uint16(flags >> 22 & 0xfff) // behind a bit for non-standard texts
+	t.consent = uint32(flags&(1<<22-1))<<2 | uint32(purposes>>34)
+	t.interest = uint32(purposes >> 10 & 0xffffff)
+	t.agreed, t.unopposed = inOrder(t.consent), inOrder(t.interest)
+	t.oneTreatment = purposes>>9&1 == 1
+	t.country = [2]byte{'A' + byte(purposes>>3&0x3f), 'A' + byte(purposes&7<<3) + sextet[s[35]]>>3}
 	if t.country[0] > 'Z' || t.country[1] > 'Z' {
 		return &tcfMalformed
 	}
-	if b.short || !b.vendors(asked, &t.vendors) || !b.vendors(asked, &t.vendorInterest) {
+	b.at = fixed
+	if !b.vendors(asked, &t.vendors) || !b.vendors(asked, &t.vendorInterest) {
 		return &tcfMalformed
 	}
 	for n := b.num(12); n > 0; n-- {
@@ -112,6 +150,9 @@ func (t *tcf) core(b *bits, asked []uint16) *fault {
 		var ignored set
 		to := &ignored
 		if p <= lastPurpose {
+			if t.restricted == nil {
+				t.restricted = tables.Get().(*restricted)
+			}
 			to = &t.restricted[p][kind] // records of a kind add up
 		}
 		if !b.ranges(asked, 0xffff, to) {
@@ -188,7 +229,7 @@ const (
 	notDeclared
 	vendorDeleted
 	notDisclosed
-	restricted
+	isRestricted
 	purposeRefused
 	vendorRefused
 	oneTreatment
@@ -197,38 +238,61 @@ const (
 var groundWords = [...]string{
 	grounded: "allowed", notDeclared: "the vendor does not declare this purpose in the vendor list",
 	vendorDeleted: "the vendor was deleted from the vendor list, or is not in it", notDisclosed: "the vendor was not disclosed to the visitor",
-	restricted: "the publisher restricts the vendor", purposeRefused: "the visitor did not agree to the purpose",
+	isRestricted: "the publisher restricts the vendor", purposeRefused: "the visitor did not agree to the purpose",
 	vendorRefused: "the visitor did not agree to the vendor", oneTreatment: "purpose 1 was not put to the visitor, and its country is not one of consent.purpose_one",
 }
+
+// plainly returns purposes for which vendor says grounded, of the i-th of those asked
+// about, in one go: all of them in nearly every string, none where restrictions,
+// purpose 1 or the vendor itself need a closer look.
+func (t *tcf) plainly(i int, v *Vendor) purposes {
+	if v == nil || !v.Deleted.IsZero() || t.restricted != nil || t.oneTreatment || (t.hasDisclosed || t.created >= disclosureDay) && !t.disclosed.has(i) {
+		return 0
+	}
+	var may purposes
+	if t.vendors.has(i) {
+		may = v.consent & t.agreed
+	}
+	if t.vendorInterest.has(i) {
+		may |= v.interest &^ v.consent & t.unopposed
+	}
+	return may
+}
+
+// inOrder is a field of purposes, the first of which is its highest bit.
+func inOrder(field uint32) purposes { return purposes(bit.Reverse32(field<<8) << 1) }
 
 // vendor says whether vendor v, the i-th of those asked about, may act for
 // purpose p: nothing may restrict it, it must have declared the purpose, it must
 // have been disclosed, and the visitor must have agreed to both purpose and
 // vendor, or, where it goes by legitimate interest, not objected.
 func (t *tcf) vendor(p, i int, v *Vendor, day taxonomy.Day, listed bool) ground {
-	r := &t.restricted[p]
+	r := &nobody[p]
+	if t.restricted != nil {
+		r = &t.restricted[p]
+	}
 	byConsent, byInterest := v != nil && v.consent.has(p), v != nil && v.interest.has(p)
 	switch {
 	case v == nil || !v.Deleted.IsZero() && taxonomy.DayOf(v.Deleted) <= day:
 		return vendorDeleted
 	case r[notAllowed].has(i):
-		return restricted
+		return isRestricted
 	case !byConsent && !byInterest:
 		return notDeclared
 	case (t.hasDisclosed || t.created >= disclosureDay) && !t.disclosed.has(i):
 		return notDisclosed
 	case r[needsConsent].has(i) && r[needsInterest].has(i):
-		return restricted // by both, so by neither
+		return isRestricted // by both, so by neither
 	}
 	if r[needsConsent].has(i) && !byConsent {
 		if !v.flexible.has(p) {
-			return restricted
+			return isRestricted
 		}
 		byConsent = true
 	}
 	if r[needsInterest].has(i) && byConsent {
 		if !v.flexible.has(p) {
-			return restricted
+			return isRestricted
 		}
 		byConsent = false
 	}

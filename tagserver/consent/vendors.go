@@ -11,7 +11,7 @@ const maxVendors = 256
 // string is read without a list of its own.
 type set [maxVendors / 64]uint64
 
-func (s *set) add(i int)      { s[i>>6] |= 1 << uint(i&63) }
+func (s *set) add(i int)      { s[i>>6&(len(s)-1)] |= 1 << uint(i&63) }
 func (s *set) has(i int) bool { return i >= 0 && s[i>>6]>>uint(i&63)&1 == 1 }
 
 // addRange adds those of the asked vendors that are between first and last.
@@ -34,7 +34,10 @@ func (b *bits) vendors(asked []uint16, out *set) bool {
 		return false
 	}
 	for i, v := range asked {
-		if v <= most && b.bit(begin+int(v)-1) {
+		if v > most {
+			break // they are sorted
+		}
+		if b.bit(begin + int(v) - 1) {
 			out.add(i)
 		}
 	}
@@ -49,19 +52,48 @@ func (b *bits) ranges(asked []uint16, most uint16, out *set) bool {
 		asked = []uint16{0} // which is in no range
 	}
 	least, greatest := asked[0], asked[len(asked)-1]
-	for n := b.num(12); n > 0; n-- {
-		v := b.num(17)
-		first := uint16(v)
-		last := first
-		if v>>16 == 1 {
-			last = uint16(b.num(16))
+	n := b.num(12)
+	// Long strings are long for their ranges, so these are read four characters at
+	// a time into a word whose low bits are those that are not used yet.
+	var word uint64
+	have, next := 0, b.at
+	if n > 0 && !b.short && next%6 != 0 {
+		have = 6 - next%6
+		word = uint64(sextet[b.s[next/6]]) & (1<<uint(have) - 1)
+		next += have
+	}
+	for s, i := b.s, next/6; n > 0; n-- {
+		const entry = 1 + 16 + 16
+		for have < entry && i+4 <= len(s) {
+			word = word<<24 | uint64(sextet[s[i]])<<18 | uint64(sextet[s[i+1]])<<12 | uint64(sextet[s[i+2]])<<6 | uint64(sextet[s[i+3]])
+			have, i = have+24, i+4
 		}
-		if b.short || first == 0 || first > last || last > most {
+		for have < entry && i < len(s) {
+			word = word<<6 | uint64(sextet[s[i]])
+			have, i = have+6, i+1
+		}
+		if have < 17 {
+			b.short = true
+			return false
+		}
+		have -= 17
+		first := uint16(word >> uint(have))
+		last := first
+		if word>>uint(have+16)&1 == 1 {
+			if have < 16 {
+				b.short = true
+				return false
+			}
+			have -= 16
+			last = uint16(word >> uint(have))
+		}
+		if first == 0 || first > last || last > most {
 			return false
 		}
 		if last >= least && first <= greatest {
 			out.addRange(asked, first, last)
 		}
+		b.at = 6*i - have
 	}
 	return !b.short
 }

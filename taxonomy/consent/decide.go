@@ -251,10 +251,9 @@ func (d *Decision) limit(statements []Statement, ground *taxonomy.Consent, why *
 			c.Purposes &= t.Purposes
 			d.Expire = d.Expire || !t.Purposes.Has(storing)
 			if t.Destinations != nil {
-				to := taxonomy.Consent{Destinations: sorted(t.Destinations)}
-				c.Destinations = taxonomy.Consent{Destinations: c.Destinations}.Meet(to).Destinations
-				left := taxonomy.Consent{Destinations: ground.Destinations}.Meet(to).Destinations
-				cut = cut || ground.Destinations == nil || len(left) < len(ground.Destinations)
+				to := sorted(t.Destinations)
+				c.Destinations = both(c.Destinations, to)
+				cut = cut || ground.Destinations == nil || len(both(ground.Destinations, to)) < len(ground.Destinations)
 			}
 		}
 		if cut {
@@ -265,10 +264,23 @@ func (d *Decision) limit(statements []Statement, ground *taxonomy.Consent, why *
 	if cuts == 0 {
 		return
 	}
-	slices.SortStableFunc((*why)[:cuts], func(a, b Reason) int {
-		return cmp.Or(cmp.Compare(b.Signal, a.Signal), cmp.Compare(a.Code, b.Code))
-	})
+	if cuts > 1 {
+		slices.SortStableFunc((*why)[:cuts], func(a, b Reason) int {
+			return cmp.Or(cmp.Compare(b.Signal, a.Signal), cmp.Compare(a.Code, b.Code))
+		})
+	}
 	d.Consent.Signal = (*why)[0].Signal
+}
+
+// both is the destinations that two lists let be reached, where nil is all.
+func both(a, b []taxonomy.DestinationID) []taxonomy.DestinationID {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return taxonomy.Consent{Destinations: a}.Meet(taxonomy.Consent{Destinations: b}).Destinations
 }
 
 func (t *Statement) reason() Reason {
