@@ -24,6 +24,7 @@ type translateCommand struct {
 	AAMTrait     translateTrait   `cmd:"" name:"aam-trait" help:"An Audience Manager trait's rule to classifier rules."`
 	AAMSegment   translateSegment `cmd:"" name:"aam-segment" help:"An Audience Manager segment's rule to an audience's rule."`
 	ContentCodes translateCodes   `cmd:"" name:"content-codes" help:"Classifier rules for pages with codes of IAB Content 1.0."`
+	IABFiles     translateFiles   `cmd:"" name:"iab-files" help:"What was found in IAB Tech Lab's files that come with the program."`
 }
 
 type translateRule struct {
@@ -190,4 +191,35 @@ func (t translateCodes) Run(c *cli.Context) error {
 		Rules []rules.Rule      `json:"rules"`
 		Lost  map[string]string `json:"lost"`
 	}{list, x.Lost}, list)
+}
+
+type translateFiles struct{}
+
+func (translateFiles) Help() string {
+	return `Prints, of every published taxonomy and mapping that comes with the program, the rows that were read, the codes that have no place, and every defect with its line and how it was handled. -o json has all, also of each lost code.
+
+Example:
+
+    ebb translate iab-files
+    ebb translate iab-files -o json`
+}
+
+// Run prints the reports.
+func (translateFiles) Run(c *cli.Context) error {
+	all, err := iab.Reports()
+	if err != nil {
+		return err
+	}
+	var rows cli.Rows
+	rows.Add("FILE", "ROWS", "DEFECTS", "LOST")
+	for _, r := range all {
+		rows.Add(r.File, strconv.Itoa(r.Rows), strconv.Itoa(len(r.Defects)), strconv.Itoa(len(r.Lost)))
+		for _, d := range r.Defects {
+			rows.Add("  line "+strconv.Itoa(d.Line), d.ID, string(d.Kind), d.Detail)
+		}
+	}
+	c.Note("%s", iab.Attribution)
+	return c.Print(struct {
+		Files []iab.Report `json:"files"`
+	}{all}, rows)
 }

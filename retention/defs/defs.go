@@ -33,10 +33,13 @@ const (
 	Import      Kind = "import"
 	APIKey      Kind = "apikey"
 	Setting     Kind = "setting"
+	// What may come to be a taxonomy or a rule, and is not yet.
+	DraftTaxonomy Kind = "draft-taxonomy"
+	DraftRule     Kind = "draft-rule"
 )
 
 // Kinds lists all kinds.
-var Kinds = []Kind{Site, Source, Taxonomy, Categories, Rule, Audience, Lookalike, Destination, Import, APIKey, Setting}
+var Kinds = []Kind{Site, Source, Taxonomy, Categories, Rule, Audience, Lookalike, Destination, Import, APIKey, Setting, DraftTaxonomy, DraftRule}
 
 var (
 	// space holds the documents: partition kind, item ID.

@@ -45,10 +45,13 @@ type (
 	categoryOut struct {
 		Status int
 		ETag   string `header:"ETag" doc:"Of the taxonomy."`
-		Body   tree.Category
+		// Operation brings the change into force.
+		Operation string `header:"Operation-Location"`
+		Body      tree.Category
 	}
 	versionOut struct {
-		ETag string `header:"ETag" doc:"Of the taxonomy."`
+		ETag      string `header:"ETag" doc:"Of the taxonomy."`
+		Operation string `header:"Operation-Location"`
 	}
 )
 
@@ -114,14 +117,9 @@ func (a *API) edit(ctx context.Context, id, category string) (*edit, error) {
 }
 
 func (a *API) putCategory(ctx context.Context, in *categoryPut) (*categoryOut, error) {
-	var c tree.Category
-	if faults := decode("body", in.RawBody, &c, nil); len(faults) > 0 {
-		return nil, invalid("the category", faults)
-	}
-	if c.ID == "" {
-		c.ID = in.Category
-	} else if c.ID != in.Category {
-		return nil, invalid("the category", []tagserver.ProblemError{fault("body.id", "%q is not the ID in the path, %q", cut(c.ID), in.Category)})
+	c, err := readCategory(in.RawBody, in.Category)
+	if err != nil {
+		return nil, err
 	}
 	a.changing.Lock()
 	defer a.changing.Unlock()
@@ -129,7 +127,7 @@ func (a *API) putCategory(ctx context.Context, in *categoryPut) (*categoryOut, e
 	if err != nil {
 		return nil, err
 	}
-	out := &categoryOut{Status: http.StatusOK, Body: c}
+	out := &categoryOut{Status: http.StatusOK, Body: *c}
 	switch {
 	case in.IfNoneMatch == "*" && in.IfMatch == "":
 		if e.at >= 0 {
@@ -142,16 +140,14 @@ func (a *API) putCategory(ctx context.Context, in *categoryPut) (*categoryOut, e
 			return nil, err
 		}
 	}
-	if e.at >= 0 {
-		e.t.Categories[e.at] = c
-	} else {
-		e.at, out.Status = len(e.t.Categories), http.StatusCreated
-		e.t.Categories = append(e.t.Categories, c)
+	if e.at < 0 {
+		out.Status = http.StatusCreated
 	}
-	out.ETag, err = a.keepEdit(ctx, e)
-	if err != nil {
+	e.put(*c)
+	if out.ETag, err = a.keepEdit(ctx, e); err != nil {
 		return nil, err
 	}
+	out.Operation = a.follows(ctx, defs.Taxonomy)
 	return out, nil
 }
 
@@ -182,7 +178,7 @@ func (a *API) deleteCategory(ctx context.Context, in *categoryDelete) (*versionO
 	if err != nil {
 		return nil, err
 	}
-	return &versionOut{tag}, nil
+	return &versionOut{tag, a.follows(ctx, defs.Taxonomy)}, nil
 }
 
 // keepEdit checks and keeps the taxonomy. Faults of the category are placed in

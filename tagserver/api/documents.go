@@ -78,7 +78,10 @@ type (
 		Operation string `header:"Operation-Location"`
 		Body      R
 	}
-	emptyOut struct{}
+	deletedOut struct {
+		// Operation is of rules and taxonomies: with it the deletion comes into force.
+		Operation string `header:"Operation-Location"`
+	}
 	// listOut is a page of a list.
 	listOut[E any] struct {
 		Link string `header:"Link"`
@@ -140,7 +143,7 @@ func define[T, R any](a *API, r resource[T, R]) {
 	operate(a, op{method: http.MethodPut, path: one, tag: r.path, right: write, ok: 200, errors: []int{400, 403, 404, 409, 412, 413, 415, 422, 428, 503}, body: body, summary: "Make or change " + article(r.one)},
 		func(ctx context.Context, in *putIn) (*docOut[R], error) { return r.put(ctx, a, in) })
 	operate(a, op{method: http.MethodDelete, path: one, tag: r.path, right: write, ok: 204, errors: []int{400, 403, 404, 409, 412, 428, 503}, summary: "Delete " + article(r.one)},
-		func(ctx context.Context, in *deleteIn) (*emptyOut, error) { return r.delete(ctx, a, in) })
+		func(ctx context.Context, in *deleteIn) (*deletedOut, error) { return r.delete(ctx, a, in) })
 }
 
 // rights are those of reading and of changing.
@@ -414,7 +417,7 @@ func (a *API) keep(ctx context.Context, kind defs.Kind, id, what string, t any, 
 	return kept, a.changed(ctx, what)
 }
 
-func (r *resource[T, R]) delete(ctx context.Context, a *API, in *deleteIn) (*emptyOut, error) {
+func (r *resource[T, R]) delete(ctx context.Context, a *API, in *deleteIn) (*deletedOut, error) {
 	what := "delete " + r.name(in.ID)
 	a.changing.Lock()
 	defer a.changing.Unlock()
@@ -456,7 +459,7 @@ func (r *resource[T, R]) delete(ctx context.Context, a *API, in *deleteIn) (*emp
 			return nil, a.fail(what, err)
 		}
 	}
-	return &emptyOut{}, nil
+	return &deletedOut{a.follows(ctx, r.kind)}, nil
 }
 
 func inUse(what string, users []tagserver.ProblemError) error {

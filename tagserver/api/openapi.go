@@ -86,6 +86,7 @@ var required = map[string][]string{
 	"AccessKey":       {"role"},
 	"PlanRequest":     {"definitions"},
 	"RollbackRequest": {"version"},
+	"MergeRequest":    {"into"},
 	"PlanDefinition":  {"kind", "definition"},
 }
 

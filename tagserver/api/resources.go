@@ -134,6 +134,13 @@ func checkRule(w *world, r, _ *rules.Rule) error {
 			errs = append(errs, taxonomy.Invalid(at, "there is no site %q", s))
 		}
 	}
+	for i, then := range r.Then {
+		if t, err := w.archived([]taxonomy.Trait{taxonomy.Trait(then)}); err != nil {
+			return err
+		} else if t != "" {
+			errs = append(errs, taxonomy.Invalid(fmt.Sprintf("then[%d]", i), "%s is archived: nothing comes into it any more; restore it, or name another", t))
+		}
+	}
 	if _, is := w.snap.Get(defs.Rule, r.ID); !is && len(w.snap.List(defs.Rule)) >= rules.MaxRules {
 		errs = append(errs, taxonomy.Invalid("id", "there are %d rules already, which is the most there can be", rules.MaxRules))
 	}
@@ -190,7 +197,13 @@ func checkTaxonomy(w *world, t, _ *tree.Taxonomy) error {
 	}
 	users, err := w.broken(f)
 	if err == nil && len(users) > 0 {
-		err = inUse("a category that would go", users)
+		return inUse("a category that would go", users)
+	}
+	if err != nil {
+		return err
+	}
+	if users, err = w.usersOfArchived(t); err == nil && len(users) > 0 {
+		err = inUse("a category that would be archived", users)
 	}
 	return err
 }
@@ -315,6 +328,13 @@ func checkAudience(w *world, d *audience.Definition) error {
 		return err
 	}
 	errs := []error{c.Validate(d)}
+	if e, err := d.Expr(); err == nil && e != nil {
+		if t, err := w.archived(query.Traits(e)); err != nil {
+			return err
+		} else if t != "" {
+			errs = append(errs, taxonomy.Invalid("rule", "%s is archived: nothing comes into it any more; restore it, or leave it out", t))
+		}
+	}
 	for _, o := range c.All() {
 		if o.ID != d.ID && o.PublicSlug() == d.PublicSlug() {
 			field := "slug"
