@@ -65,7 +65,7 @@ func msweb(t *testing.T) *crowd {
 // here everybody has at least one, so to have none left tells the answer, which
 // nothing outside of such a trial does. The scorer returns none of them; what it
 // would reach if it did is printed for comparison with figures from elsewhere.
-func TestOnMSWebTheHiddenHalfOfAnAudienceIsFound(t *testing.T) {
+func TestLongOnMSWebTheHiddenHalfOfAnAudienceIsFound(t *testing.T) {
 	m := msweb(t)
 	if m.n != 32_711 {
 		t.Fatalf("%d visitors, want 32,711", m.n)

@@ -11,7 +11,7 @@ import (
 
 // The topic model is found again: better than by activity, by popularity and by
 // naive Bayes, and the figure that people see is near the truth.
-func TestAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
+func TestLongAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
 	p := plant(30_000, 300, -5)
 	random := rand.New(rand.NewPCG(5, 6))
 	popular, active := p.popularity(nil)
@@ -69,7 +69,7 @@ func TestAPlantedSignalIsFoundAndTheHeldOutFigureIsNearTheTruth(t *testing.T) {
 
 // A seed without anything in common has an AUC of chance: nothing leaks from
 // the labels into what is held out.
-func TestARandomSeedHasTheAUCOfChance(t *testing.T) {
+func TestLongARandomSeedHasTheAUCOfChance(t *testing.T) {
 	p := plant(6_000, 120, -5)
 	sum, inside, verdicts := 0.0, 0, map[string]int{}
 	const runs = 16

@@ -78,11 +78,17 @@ func write(t *testing.T, dir, name, content string) {
 	}
 }
 
+// One demo serves both: the examples are planned only.
+func TestPlansOfTheDemo(t *testing.T) {
+	d := running(t)
+	t.Run("the example destinations are taken", func(t *testing.T) { examplesAreTaken(t, d) })
+	t.Run("a plan's numbers are what apply does", func(t *testing.T) { plansNumbersAreWhatApplyDoes(t, d) })
+}
+
 // The whole set of the demo goes through files and nothing changes; a plan's
 // numbers are then what apply does: what a build counts, and what a destination
 // holds.
-func TestThePlansNumbersAreWhatApplyDoes(t *testing.T) {
-	d := running(t)
+func plansNumbersAreWhatApplyDoes(t *testing.T, d *demo.Demo) {
 	dir := filepath.Join(t.TempDir(), "definitions")
 	if _, err := command(t, d, exportCommand{Folder: dir}); err != nil {
 		t.Fatal(err)
@@ -271,9 +277,8 @@ func TestLongSchemathesisFindsNothing(t *testing.T) {
 
 // Who wants to deliver copies from the examples: there is one of each format, and
 // all are taken as they stand.
-func TestTheExampleDestinationsAreTaken(t *testing.T) {
+func examplesAreTaken(t *testing.T, d *demo.Demo) {
 	const dir, table = "../../deploy/examples/destinations", "../../segments/delivery/format/README.md"
-	d := running(t)
 	examples, err := os.ReadFile(filepath.Join(dir, "destinations.yaml"))
 	if err != nil {
 		t.Fatal(err)

@@ -166,7 +166,7 @@ func second[T any](_ T, err error) error { return err }
 
 // A bit flipped in any table or blob: it is found and the file named, or it was
 // in a place that does not matter; nothing wrong is served.
-func TestAFlippedBitIsFoundAndNamed(t *testing.T) {
+func TestLongFaultsOfABitAreFoundAndNamed(t *testing.T) {
 	mem := vfs.NewMem()
 	s := open(t, options(mem, at0))
 	list := steps(t)

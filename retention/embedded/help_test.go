@@ -19,7 +19,7 @@ import (
 )
 
 // allFaults asks for every place of a fault, not one in some.
-var allFaults = os.Getenv("EBB_FAULTS") == "all"
+var allFaults = os.Getenv("EBB_TEST_FAULTS") == "all"
 
 func stride(n int) int {
 	if allFaults {

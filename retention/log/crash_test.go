@@ -126,7 +126,7 @@ func (h *history) check(fs *crashfs.FS, at, writer int) error {
 
 // F2: at every moment, with every prefix of what was not synced (a write torn
 // at any byte), nothing acknowledged is lost, nothing half-written is read, and
-// no crash is taken for damage. EBB_FAULTS=all tries every byte.
+// no crash is taken for damage. EBB_TEST_FAULTS=all tries every byte.
 func TestPowerLossAtEveryMoment(t *testing.T) {
 	h := record(t)
 	tried := 0

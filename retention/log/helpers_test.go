@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 }
 
 // all reports whether every case is to be tried, not a stride of them.
-func all() bool { return os.Getenv("EBB_FAULTS") == "all" }
+func all() bool { return os.Getenv("EBB_TEST_FAULTS") == "all" }
 
 func stride(normal int) int {
 	if all() {

@@ -53,10 +53,10 @@ func killed(dir string) {
 }
 
 // F1: kill −9 at random moments. Every acknowledged record is there, once, and
-// nothing half-written is. EBB_KILLS=n kills n times.
+// nothing half-written is. EBB_TEST_KILLS=n kills n times.
 func TestKilledProcessLosesNothing(t *testing.T) {
 	kills := 3
-	if s := os.Getenv("EBB_KILLS"); s != "" {
+	if s := os.Getenv("EBB_TEST_KILLS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 // partner that goes by the manifest and by the lives of rows holds exactly what
 // the naive model says, after each published manifest; and never longer than
 // the model says.
-func TestThePartnerConvergesToOurSet(t *testing.T) {
+func TestLongThePartnerConvergesToOurSet(t *testing.T) {
 	// Several times 100 histories, each with its own seed.
 	for i := range 2 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) { rapid.Check(t, converges) })

@@ -91,7 +91,7 @@ func (j *journey) defineOthers(products tree.Taxonomy) {
 
 // R18, R14: rules that are published, and a tree that is changed, after all was
 // imported give at every node what they give if they were there before.
-func TestARulePublishedTodayEqualsHavingHadItAllAlong(t *testing.T) {
+func TestLongARulePublishedTodayEqualsHavingHadItAllAlong(t *testing.T) {
 	publishedToday(t, newJourneyWith(t, (*journey).defineOthers))
 }
 
