@@ -11,12 +11,9 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/evanw/esbuild/pkg/api"
 
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -116,7 +113,7 @@ func (e *syncEdge) Page(context.Context, taxonomy.VisitorKey, taxonomy.SiteID) (
 // audiences are in the bid request of the bidder that may be told, and in no
 // other's. Without consent there is neither ID nor audience.
 func TestLongPrebidSyncsWithTheEdgeAndTellsPermittedBiddersAlone(t *testing.T) {
-	source := prebidWithModule(t)
+	source := prebid(t, "rubiconBidAdapter", "consentManagementTcf", ours)
 	browser := chromium(t)
 	pbs := &standInForPrebidServer{bids: map[string][]byte{}}
 	pbs.Server = httptest.NewServer(pbs)
@@ -255,33 +252,6 @@ func bidderData(t *testing.T, p *standInForPrebidServer) string {
 	}
 	got, _ := json.Marshal(out)
 	return string(got)
-}
-
-// prebidWithModule bundles the real Prebid.js with consent, real-time data, our
-// module and the adapter for Prebid Server.
-func prebidWithModule(t *testing.T) string {
-	t.Helper()
-	dir := prebidDir(t)
-	module, err := filepath.Abs("prebid/ebbRtdProvider.js")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := api.Build(api.BuildOptions{
-		Stdin:  &api.StdinOptions{Contents: `import p from 'prebid.js'; import 'prebid.js/modules/prebidServerBidAdapter'; import 'prebid.js/modules/appnexusBidAdapter'; import 'prebid.js/modules/rubiconBidAdapter'; import 'prebid.js/modules/consentManagementTcf'; import 'prebid.js/modules/rtdModule'; import '` + module + `'; p.processQueue();`, ResolveDir: dir},
-		Bundle: true, Format: api.FormatIIFE, Target: api.ES2020, Outfile: "prebid.js", LogLevel: api.LogLevelSilent,
-		Plugins: []api.Plugin{{Name: "src", Setup: func(b api.PluginBuild) { // in Prebid's own tree the module lies beside these
-			b.OnResolve(api.OnResolveOptions{Filter: `^\.\./src/`}, func(a api.OnResolveArgs) (api.OnResolveResult, error) {
-				if a.Importer != module {
-					return api.OnResolveResult{}, nil
-				}
-				return api.OnResolveResult{Path: filepath.Join(dir, "node_modules/prebid.js/dist/src", strings.TrimPrefix(a.Path, "../"))}, nil
-			})
-		}}},
-	})
-	for _, m := range r.Errors {
-		t.Fatalf("%s %+v", m.Text, m.Location)
-	}
-	return string(r.OutputFiles[0].Contents)
 }
 
 // listenAt serves h at an address, or at any if it is empty.
