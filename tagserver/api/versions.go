@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -225,17 +226,9 @@ func differences(before, after json.RawMessage) ([]differenceView, error) {
 			if err := json.Unmarshal(b, &y); err != nil {
 				return err
 			}
-			var keys []string
-			for k := range x {
-				keys = append(keys, k)
-			}
-			for k := range y {
-				if _, ok := x[k]; !ok {
-					keys = append(keys, k)
-				}
-			}
+			keys := slices.AppendSeq(slices.Collect(maps.Keys(x)), maps.Keys(y))
 			slices.Sort(keys)
-			for _, k := range keys {
+			for _, k := range slices.Compact(keys) {
 				if err := walk(under(at, k), x[k], y[k]); err != nil {
 					return err
 				}

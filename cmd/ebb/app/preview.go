@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/ebb-dmp/ebb/lookalike"
@@ -178,17 +179,9 @@ func difference(before, after map[taxonomy.AudienceID]index.Set, id taxonomy.Aud
 
 // union returns the keys of both maps, in order.
 func union[K ~string, V, W any](a map[K]V, b map[K]W) []K {
-	var keys []K
-	for k := range a {
-		keys = append(keys, k)
-	}
-	for k := range b {
-		if _, ok := a[k]; !ok {
-			keys = append(keys, k)
-		}
-	}
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
 	slices.Sort(keys)
-	return keys
+	return slices.Compact(keys)
 }
 
 // refolded returns the audiences whose members change only when a re-fold of a reach
