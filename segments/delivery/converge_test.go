@@ -22,18 +22,7 @@ func TestLongThePartnerConvergesToOurSet(t *testing.T) {
 }
 
 func converges(t *rapid.T) {
-	w := newWorld(rapid.IntRange(4, 8).Draw(t, "visitors"))
-	// Drawn numbers lean to small ones, and histories must not: everyone
-	// begins as somebody.
-	for i, v := range w.visitors {
-		w.sees(v, []taxonomy.Column{colCar, colBoat, colList, colAny}[i%4])
-		for j, a := range w.audiences {
-			v.member[a] = (i+j)%3 != 0
-		}
-		if i%5 != 4 {
-			v.match, v.synced = fmt.Sprintf("partner-id-0%d", i), w.today()
-		}
-	}
+	w := newPopulation(t, 8)
 	r := newRig(t, w)
 	dest := destination()
 	if rapid.Bool().Draw(t, "matched") {
@@ -43,35 +32,18 @@ func converges(t *rapid.T) {
 	}
 	dest.Floor = uint64(rapid.IntRange(1, 4).Draw(t, "floor"))
 	p := &partner{ends: map[string]taxonomy.Millis{}}
-	forgotten := map[*visitor]bool{}
-	names := 0
-
-	someone := func() *visitor { return w.visitors[rapid.IntRange(0, len(w.visitors)-1).Draw(t, "who")] }
-	crash := func() {
+	// Who demanded to be forgotten; the eraser has come to all who were dropped.
+	demanded := map[*visitor]bool{}
+	h := &history{world: w, t: t, r: r, restart: func() { r.restart(t) }}
+	h.crash = func() {
 		if rapid.IntRange(0, 3).Draw(t, "crash?") == 0 {
 			r.fault.after = rapid.IntRange(0, 5).Draw(t, "writes before the crash")
 			r.fault.late = rapid.Bool().Draw(t, "late")
 		}
 	}
-	// finish does something that may crash, until it is done.
-	finish := func(what string, do func() error) {
-		crash()
-		for range 3 {
-			err := do()
-			if err == nil {
-				r.fault.after = -1
-				return
-			}
-			if !r.fault.down {
-				t.Fatalf("%s: %v", what, err)
-			}
-			r.restart(t)
-		}
-		t.Fatalf("%s does not end", what)
-	}
 	deliver := func() {
 		src := w.generation()
-		finish("run", func() error {
+		h.finish("run", func() error {
 			_, err := r.d.Run(context.Background(), dest, src)
 			return err
 		})
@@ -83,7 +55,7 @@ func converges(t *rapid.T) {
 		for _, v := range w.visitors {
 			// Who is gone, and has not come to the eraser yet, and cannot be
 			// named without it, may still be held.
-			if v.gone && !forgotten[v] && v.nameless && dest.IDs == delivery.ByPseudonym {
+			if v.gone && !demanded[v] && !v.dropped && v.nameless && dest.IDs == delivery.ByPseudonym {
 				for _, a := range dest.Audiences {
 					delete(got, pseudonym(dsp, dest.PseudonymEpoch, v.key)+"\t"+string(a))
 				}
@@ -107,52 +79,19 @@ func converges(t *rapid.T) {
 		v.gone = true
 		v.nameless = rapid.Bool().Draw(t, "nameless")
 	}
-	night := func() {
-		var keys []taxonomy.VisitorKey
-		for _, v := range w.visitors {
-			if v.gone && !v.dropped {
-				keys = append(keys, v.key)
-			}
-		}
-		finish("erase", func() error { return r.d.Erase(context.Background(), keys) })
-		for _, v := range w.visitors {
-			if v.gone {
-				forgotten[v], v.dropped = true, true
-			}
-		}
-		finish("expire", func() error { return r.d.ExpireBefore(context.Background(), w.today().Oldest()) })
-		least, ok, err := r.d.Oldest(context.Background())
-		if err != nil || ok && least < w.today()-delivery.HolderBound {
-			t.Fatalf("oldest is %v, %v; today is %v", least, err, w.today())
-		}
-	}
 	for range rapid.IntRange(40, 80).Draw(t, "steps") {
-		switch rapid.SampledFrom([]string{
+		switch step := rapid.SampledFrom([]string{
 			"deliver", "see", "clock", "swap", "forget", "deliver", "join", "leave", "clock", "kill", "match",
 			"deliver", "see", "night", "consent", "list", "deliver", "see", "clock", "epoch", "restore", "return", "clock back", "convert",
-		}).Draw(t, "step") {
-		case "see":
-			if v := someone(); !v.gone {
-				w.sees(v, rapid.SampledFrom([]taxonomy.Column{colCar, colBoat, colList, colAny}).Draw(t, "column"))
-				v.member[rapid.SampledFrom(w.audiences).Draw(t, "audience")] = true
-			}
-		case "join":
-			someone().member[rapid.SampledFrom(w.audiences).Draw(t, "audience")] = true
-		case "leave":
-			delete(someone().member, rapid.SampledFrom(w.audiences).Draw(t, "audience"))
+		}).Draw(t, "step"); step {
 		case "consent":
-			v := someone()
+			v := h.someone()
 			v.consent = taxonomy.Consent{Day: w.today(), Purposes: rapid.SampledFrom([]taxonomy.Purposes{taxonomy.MayAll, taxonomy.MayStore, taxonomy.MayAll}).Draw(t, "purposes")}
 			if rapid.IntRange(0, 3).Draw(t, "only others") == 0 {
 				v.consent.Destinations = []taxonomy.DestinationID{"other"}
 			}
-		case "match":
-			if v := someone(); !v.gone {
-				names++
-				v.match, v.synced = fmt.Sprintf("partner-id-%d", names), w.today()
-			}
 		case "swap": // an ID goes over to another visitor (R32)
-			a, b := someone(), someone()
+			a, b := h.someone(), h.someone()
 			if a != b && !b.gone {
 				if rapid.Bool().Draw(t, "both ways") && !a.gone {
 					a.match, b.match = b.match, a.match
@@ -161,19 +100,15 @@ func converges(t *rapid.T) {
 				}
 			}
 		case "convert": // or its time is over, and it comes back
-			v := someone()
+			v := h.someone()
 			v.converted = !v.converted
 		case "kill":
-			kill(someone())
+			kill(h.someone())
 		case "forget":
-			v := someone()
+			v := h.someone()
 			kill(v)
-			if !v.dropped {
-				finish("forget", func() error { return r.d.Forget(context.Background(), []taxonomy.VisitorKey{v.key}) })
-				forgotten[v] = true
-			}
-		case "night":
-			night()
+			h.forget(v)
+			demanded[v] = true
 		case "clock":
 			w.now += taxonomy.Millis(rapid.SampledFrom([]int64{3600e3, 86400e3, 9 * 86400e3, 60e3, 5 * 3600e3, 3 * 86400e3, 1, 21 * 86400e3}).Draw(t, "by"))
 		case "deliver":
@@ -181,17 +116,6 @@ func converges(t *rapid.T) {
 		case "clock back": // a step of the machine's clock within the day
 			if back := w.now - taxonomy.Hour; back.Day() == w.now.Day() {
 				w.now = back
-			}
-		case "return": // an authenticated caller lets an erased key in again (R24)
-			for i, v := range w.visitors {
-				if v.gone && forgotten[v] && v.dropped {
-					n := w.add(len(w.visitors))
-					n.key, n.match = v.key, v.match
-					w.visitors = append(w.visitors[:i], w.visitors[i+1:]...)
-					w.sees(n, colCar)
-					n.member["cars"], n.member["either"] = true, true
-					break
-				}
 			}
 		case "epoch":
 			dest.PseudonymEpoch++
@@ -201,15 +125,17 @@ func converges(t *rapid.T) {
 		case "restore":
 			w.epoch, w.gen = w.epoch+1, 0
 		case "list":
-			if v := someone(); !v.gone && v.newest[colList] != 0 { // R16: less if stated
+			if v := h.someone(); !v.gone && v.newest[colList] != 0 { // R16: less if stated
 				w.lists(v, w.today()+taxonomy.Day(rapid.IntRange(0, 40).Draw(t, "life")))
 			}
+		default:
+			h.step(step)
 		}
 	}
 	deliver()
 	// At the end everyone who asked has been forgotten, and the partner holds
 	// none of them after the next delta.
-	night()
+	h.night()
 	src := w.generation()
 	if _, err := r.d.Run(context.Background(), dest, src); err != nil {
 		t.Fatalf("last run: %v", err)

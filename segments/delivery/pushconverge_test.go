@@ -204,16 +204,7 @@ func TestLongAPartnerThatIsPushedToConverges(t *testing.T) {
 }
 
 func pushConverges(t *rapid.T) {
-	w := newWorld(rapid.IntRange(4, 9).Draw(t, "visitors"))
-	for i, v := range w.visitors {
-		w.sees(v, []taxonomy.Column{colCar, colBoat, colList, colAny}[i%4])
-		for j, a := range w.audiences {
-			v.member[a] = (i+j)%3 != 0
-		}
-		if i%5 != 4 {
-			v.match, v.synced = fmt.Sprintf("partner-id-0%d", i), w.today()
-		}
-	}
+	w := newPopulation(t, 9)
 	r := newPushRig(t, w)
 	dest := pushed()
 	if rapid.Bool().Draw(t, "matched") {
@@ -235,24 +226,11 @@ func pushConverges(t *rapid.T) {
 		h := sha256.Sum256(fmt.Appendf(nil, "%d %s %d", seed, c.Key, sent[c.Key]))
 		return fates[int(h[0])%len(fates)]
 	}
-	names := 0
-	someone := func() *visitor { return w.visitors[rapid.IntRange(0, len(w.visitors)-1).Draw(t, "who")] }
-	finish := func(what string, do func() error) {
+	h := &history{world: w, t: t, r: r.rig, restart: func() { r.restart(t) }}
+	h.crash = func() {
 		if !well && rapid.IntRange(0, 2).Draw(t, "crash?") == 0 {
 			r.fault.after, r.fault.late = rapid.IntRange(0, 12).Draw(t, "writes before the crash"), rapid.Bool().Draw(t, "late")
 		}
-		for range 3 {
-			err := do()
-			if err == nil {
-				r.fault.after = -1
-				return
-			}
-			if !r.fault.down {
-				t.Fatalf("%s: %v", what, err)
-			}
-			r.restart(t)
-		}
-		t.Fatalf("%s does not end", what)
 	}
 	ever := map[string][]*visitor{} // who was known by an ID
 	deliver := func() (done delivery.Delivery) {
@@ -262,7 +240,7 @@ func pushConverges(t *rapid.T) {
 			}
 		}
 		src := w.generation()
-		finish("run", func() (err error) {
+		h.finish("run", func() (err error) {
 			done, err = r.d.Run(context.Background(), dest, src)
 			return err
 		})
@@ -275,7 +253,7 @@ func pushConverges(t *rapid.T) {
 		src := w.generation()
 		w.gen-- // it is asked of the generation that stands, and of who is suppressed now
 		src.Generation.Number = w.gen
-		finish("suppress", func() error {
+		h.finish("suppress", func() error {
 			_, err := r.d.Suppress(context.Background(), dest, src)
 			return err
 		})
@@ -283,65 +261,28 @@ func pushConverges(t *rapid.T) {
 			t.Fatalf("the receiver: %v", r.to.fault)
 		}
 	}
-	night := func() {
-		var keys []taxonomy.VisitorKey
-		for _, v := range w.visitors {
-			if v.gone && !v.dropped {
-				keys = append(keys, v.key)
-			}
-		}
-		finish("erase", func() error { return r.d.Erase(context.Background(), keys) })
-		for _, v := range w.visitors {
-			v.dropped = v.dropped || v.gone
-		}
-		finish("expire", func() error { return r.d.ExpireBefore(context.Background(), w.today().Oldest()) })
-		least, ok, err := r.d.Oldest(context.Background())
-		if err != nil || ok && least < w.today()-delivery.HolderBound {
-			t.Fatalf("oldest is %v, %v; today is %v", least, err, w.today())
-		}
-	}
 	for range rapid.IntRange(25, 50).Draw(t, "steps") {
-		switch rapid.SampledFrom([]string{
+		switch step := rapid.SampledFrom([]string{
 			"deliver", "see", "clock", "swap", "forget", "deliver", "join", "leave", "deliver", "clock", "kill", "match",
 			"deliver", "see", "night", "consent", "late", "deliver", "clock", "expires early", "epoch", "return", "replay", "convert", "convert",
-		}).Draw(t, "step") {
-		case "see":
-			if v := someone(); !v.gone {
-				w.sees(v, rapid.SampledFrom([]taxonomy.Column{colCar, colBoat, colList, colAny}).Draw(t, "column"))
-				v.member[rapid.SampledFrom(w.audiences).Draw(t, "audience")] = true
-			}
-		case "join":
-			someone().member[rapid.SampledFrom(w.audiences).Draw(t, "audience")] = true
-		case "leave":
-			delete(someone().member, rapid.SampledFrom(w.audiences).Draw(t, "audience"))
+		}).Draw(t, "step"); step {
 		case "consent":
-			v := someone()
+			v := h.someone()
 			v.consent = taxonomy.Consent{Day: w.today(), Purposes: rapid.SampledFrom([]taxonomy.Purposes{taxonomy.MayAll, taxonomy.MayStore}).Draw(t, "purposes")}
-		case "match":
-			if v := someone(); !v.gone {
-				names++
-				v.match, v.synced = fmt.Sprintf("partner-id-%d", names), w.today()
-			}
 		case "swap":
-			if a, b := someone(), someone(); a != b && !a.gone && !b.gone {
+			if a, b := h.someone(), h.someone(); a != b && !a.gone && !b.gone {
 				a.match, b.match = b.match, a.match
 			}
 		case "convert": // or its time is over, and it comes back
-			v := someone()
+			v := h.someone()
 			v.converted = !v.converted
 			if rapid.Bool().Draw(t, "at once") {
 				suppress()
 			}
 		case "kill":
-			someone().gone = true
+			h.someone().gone = true
 		case "forget":
-			v := someone()
-			v.gone = true
-			if !v.dropped {
-				finish("forget", func() error { return r.d.Forget(context.Background(), []taxonomy.VisitorKey{v.key}) })
-			}
-		case "night":
-			night()
+			h.forget(h.someone())
 		case "clock":
 			w.now += taxonomy.Millis(rapid.SampledFrom([]int64{60e3, 3600e3, 86400e3, 2 * 3600e3, 600e3, 3 * 86400e3, 1}).Draw(t, "by"))
 		case "deliver":
@@ -354,29 +295,20 @@ func pushConverges(t *rapid.T) {
 					delete(r.to.ends, row)
 				}
 			}
-		case "return":
-			for i, v := range w.visitors {
-				if v.gone && v.dropped {
-					n := w.add(len(w.visitors))
-					n.key, n.match = v.key, v.match
-					w.visitors = append(w.visitors[:i], w.visitors[i+1:]...)
-					w.sees(n, colCar)
-					n.member["cars"], n.member["either"] = true, true
-					break
-				}
-			}
 		case "epoch":
-			night() // by command, and who is to be forgotten is so first
+			h.night() // by command, and who is to be forgotten is so first
 			dest.PseudonymEpoch++
 		case "replay":
-			finish("replay", func() error { return r.d.Replay(context.Background(), dsp) })
+			h.finish("replay", func() error { return r.d.Replay(context.Background(), dsp) })
+		default:
+			h.step(step)
 		}
 	}
 	// All is well from here on: what was late arrives, and within one cycle of
 	// fulls the sets are equal.
 	well = true
 	r.to.catchUp()
-	night()
+	h.night()
 	for range 13 {
 		deliver()
 		w.now += 2 * taxonomy.Hour
