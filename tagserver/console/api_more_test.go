@@ -1,10 +1,12 @@
 package console
 
 import (
+	"io"
 	"context"
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,6 +73,13 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 		}
 		missing(rw)
 	})
+	for _, do := range []string{"archive", "restore", "merge"} {
+		m.HandleFunc("POST /api/v1/taxonomies/{id}/categories/{category}/"+do, func(rw http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			note(r, r.Header.Get("If-Match")+" "+strings.TrimSpace(string(body)))
+			answer(rw, 200, map[string]any{})
+		})
+	}
 	m.HandleFunc("DELETE /api/v1/taxonomies/{id}/categories/{category}", func(rw http.ResponseWriter, r *http.Request) {
 		p := tagserver.NewProblem(409, "in_use", "the category is in use")
 		answer(rw, 409, p.At("rules/grocery", "names it"))
@@ -260,8 +269,19 @@ func TestATreeIsChangedByForms(t *testing.T) {
 		t.Fatalf("moved: %d", status)
 	}
 	want := []string{`PUT /api/v1/taxonomies/products/categories/cheese-more by admin: * {"id":"cheese-more","title":"Cheese \u0026 more","parents":["food"],"sensitive":true}`,
-		`PUT /api/v1/taxonomies/products/categories/pastry by admin: "1" {"id":"pastry","title":"Cakes","parents":["food","pets"]}`}
+		`PUT /api/v1/taxonomies/products/categories/pastry by admin: "1" {"id":"pastry","title":"Cakes","parents":["food","pets"],"merged":["cakes"]}`}
 	if strings.Join(w.asked, "\n") != strings.Join(want, "\n") {
+		t.Errorf("asked\n%s\nwant\n%s", strings.Join(w.asked, "\n"), strings.Join(want, "\n"))
+	}
+	w.asked = nil
+	for do, home := range map[string]string{"archive": at + "/pastry", "restore": at + "/pastry", "merge": at + "/food"} {
+		if status, _, h := s.post(t, at+"/pastry", url.Values{"do": {do}, "tag": {`"1"`}, "into": {"food"}}); status != 303 || h.Get("Location") != home {
+			t.Errorf("%s: %d to %q", do, status, h.Get("Location"))
+		}
+	}
+	slices.Sort(w.asked)
+	const pastry = "POST /api/v1/taxonomies/products/categories/pastry/"
+	if want := []string{pastry + `archive by admin: "1" {}`, pastry + `merge by admin: "1" {"into":"food"}`, pastry + `restore by admin: "1" {}`}; !slices.Equal(w.asked, want) {
 		t.Errorf("asked\n%s\nwant\n%s", strings.Join(w.asked, "\n"), strings.Join(want, "\n"))
 	}
 	// What is refused says why, at the field or with its users, and what was typed stays.

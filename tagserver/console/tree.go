@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -89,6 +90,7 @@ type treeData struct {
 // categoryForm is a category as it was typed.
 type categoryForm struct {
 	ID, Title, Parents, Note string
+	Life, Into               string
 	Sensitive                bool
 	No                       *refusal
 }
@@ -151,6 +153,9 @@ func (c *Console) treeOf(e echo.Context) (*treeData, error) {
 	row := d.row(&k, 0)
 	d.At, d.Path = &row, row.Path
 	d.Edit = categoryForm{ID: k.ID, Title: k.Title, Parents: strings.Join(k.Parents, " "), Note: k.Note, Sensitive: k.Sensitive}
+	if k.Life != 0 {
+		d.Edit.Life = strconv.Itoa(k.Life)
+	}
 	return d, nil
 }
 
@@ -327,8 +332,13 @@ func (c *Console) changeTree(e echo.Context) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := categoryForm{ID: field(e, "id"), Title: field(e, "title"), Parents: field(e, "parents"), Note: field(e, "note"), Sensitive: field(e, "sensitive") != ""}
+	f := categoryForm{ID: field(e, "id"), Title: field(e, "title"), Parents: field(e, "parents"), Note: field(e, "note"), Life: field(e, "life"), Into: field(e, "into"), Sensitive: field(e, "sensitive") != ""}
 	k := tree.Category{ID: f.ID, Title: f.Title, Sensitive: f.Sensitive, Note: f.Note, Parents: strings.FieldsFunc(f.Parents, func(r rune) bool { return r == ' ' || r == ',' })}
+	if f.Life != "" {
+		if k.Life, err = strconv.Atoi(f.Life); err != nil {
+			k.Life = -1 // no number of days: the answer says so
+		}
+	}
 	of := "/taxonomies/" + url.PathEscape(d.Taxonomy.ID)
 	home := pathOf("taxonomies", d.Taxonomy.ID)
 	switch do := field(e, "do"); {
@@ -340,7 +350,7 @@ func (c *Console) changeTree(e echo.Context) (*page, error) {
 		}
 		d.Add = f
 	case do == "save" && d.At != nil:
-		k.ID, k.Tiers = d.At.ID, d.At.Tiers
+		k.ID, k.Tiers, k.Archived, k.Merged = d.At.ID, d.At.Tiers, d.At.Archived, d.At.Merged
 		_, f.No, err = c.ask(e, http.MethodPut, of+"/categories/"+url.PathEscape(k.ID), k, nil, "If-Match", field(e, "tag"))
 		if err == nil && f.No == nil {
 			return done(e, d.At.Path)
@@ -353,6 +363,18 @@ func (c *Console) changeTree(e echo.Context) (*page, error) {
 			return done(e, home)
 		}
 		d.Edit.No = f.No
+	case (do == "archive" || do == "restore") && d.At != nil:
+		_, f.No, err = c.ask(e, http.MethodPost, of+"/categories/"+url.PathEscape(d.At.ID)+"/"+do, struct{}{}, nil, "If-Match", field(e, "tag"))
+		if err == nil && f.No == nil {
+			return done(e, d.At.Path)
+		}
+		d.Edit.No = f.No
+	case do == "merge" && d.At != nil:
+		_, f.No, err = c.ask(e, http.MethodPost, of+"/categories/"+url.PathEscape(d.At.ID)+"/merge", map[string]string{"into": f.Into}, nil, "If-Match", field(e, "tag"))
+		if err == nil && f.No == nil {
+			return done(e, home+"/"+url.PathEscape(f.Into))
+		}
+		d.Edit.No, d.Edit.Into = f.No, f.Into
 	case do == "drop" && d.At == nil:
 		_, f.No, err = c.ask(e, http.MethodDelete, of, nil, nil, "If-Match", field(e, "tag"))
 		if err == nil && f.No == nil {

@@ -286,7 +286,7 @@ func normal() *world {
 		"": {{At: w.now - taxonomy.Hour, Code: "unknown_site", Where: "body.site", Why: "there is no such site", Sample: "aaaa-aaaa"}},
 	}
 	w.taxonomies = []tree.Taxonomy{{ID: "products", Title: "Products", Categories: []tree.Category{
-		{ID: "food", Title: "Food"}, {ID: "grocery", Title: "Grocery", Parents: []string{"food"}}, {ID: "pastry", Title: "Pastry", Parents: []string{"food"}},
+		{ID: "food", Title: "Food"}, {ID: "grocery", Title: "Grocery", Parents: []string{"food"}}, {ID: "pastry", Title: "Pastry", Parents: []string{"food"}, Merged: []string{"cakes"}},
 		{ID: "wine", Title: "Wine & spirits", Parents: []string{"food"}, Sensitive: true, Note: "What the law calls alcohol."}, {ID: "pets", Title: "Pets"}}}}
 	w.keys = []keyDoc{{ID: "admin", Role: "admin", Used: "2026-11-25"}, {ID: "ci", Title: "CI", Role: "operator", Scopes: []string{"audiences:read"}, Sources: []string{"web"}, Destinations: []string{"acme"}, Ends: "2027-01-01"}}
 	link := func(seq uint64, what, kind, object string, before, after, of uint64) entryDoc {

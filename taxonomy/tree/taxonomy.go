@@ -17,7 +17,6 @@ const (
 	MaxAncestors  = 255 // of one category, over all its paths
 	MaxParents    = 32  // of one category
 	MaxTitle      = 256 // bytes
-	MaxAbout      = 2048
 	MaxMerged     = 1000 // IDs that one category took over
 )
 
@@ -45,10 +44,9 @@ type Category struct {
 	// Tiers is the path that the publisher prints, where it is not the titles of
 	// the ancestors. It decides nothing.
 	Tiers []string `json:"tiers,omitempty"`
-	// Note is the publisher's remark, such as how a value is coded.
+	// Note describes the category, or is the publisher's remark, such as how a value
+	// is coded.
 	Note string `json:"note,omitempty"`
-	// Description says to people what belongs here, at most MaxAbout bytes.
-	Description string `json:"description,omitempty"`
 	// Life is for how many days being in the category counts: of day d until the
 	// end of day d+Life-1, 1 to 90. 0 means 90. It bounds all below as well, so
 	// whoever is in a category is in every one above it.
@@ -149,9 +147,6 @@ func (t *Taxonomy) order() ([]int, error) {
 		index[c.ID] = i
 		if c.Title == "" || len(c.Title) > MaxTitle {
 			fault(at("title"), "is %d bytes long, want 1 to %d", len(c.Title), MaxTitle)
-		}
-		if len(c.Description) > MaxAbout {
-			fault(at("description"), "is %d bytes long, at most %d", len(c.Description), MaxAbout)
 		}
 		if c.Life < 0 || c.Life > taxonomy.RetentionDays {
 			fault(at("life"), "%d is not within 1 to %d days; leave it out for %[2]d", c.Life, taxonomy.RetentionDays)
