@@ -132,7 +132,7 @@ var reasons = map[taxonomy.Reason]reason{
 	taxonomy.ReasonErased:          {"of visitors who were erased", "Nothing: this is an erasure at work."},
 	taxonomy.ReasonNotAdopted:      {"from browsers whose cookie did not come back within 24 hours", "Nothing, if it is few: visitors of one page, and robots."},
 	taxonomy.ReasonProvisionalFull: {"for want of room for browsers that have not come back", "Usually robots. Look at what calls the site."},
-	taxonomy.ReasonRateLimit:       {"too many new browsers from one address range", "Usually robots; a test from one machine may raise new_ids_per_minute."},
+	taxonomy.ReasonRateLimit:       {"too many new browsers or requests from one address range", "Usually robots; a test from one machine may raise new_ids_per_minute and limits.requests_per_minute."},
 	taxonomy.ReasonCorrupt:         {"lost where the log on disk is damaged", "See the overview, and look at the disk."},
 	taxonomy.ReasonLogExpired:      {"lost because the log was skipped", "Skipping is done by command only; see the help on operations."},
 	taxonomy.ReasonImport:          {"rows of a file that could not be read", "The receipt of the import names each row and why."},

@@ -156,11 +156,7 @@ func (a *App) edgeOptions() tagserver.Options {
 	if a.countries != nil {
 		o.Country = a.countries.Country
 	}
-	if n := a.cfg.NewIDsPerMinute; n > 0 {
-		o.Limits.NewIDs, o.Limits.NewIDBurst = float64(n)/60, n
-	} else {
-		o.Limits.NewIDs = -1
-	}
+	o.Limits = limitsOf(&a.cfg)
 	return o
 }
 

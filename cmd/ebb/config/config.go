@@ -43,6 +43,7 @@ type Config struct {
 	Messages   Messages   `key:"messages"`
 	Consent    Consent    `key:"consent"`
 	Geo        Geo        `key:"geo"`
+	Limits     Limits     `key:"limits"`
 
 	PrivateReceivers []netip.Prefix `key:"private_receivers" value:"CIDR,…" help:"Networks of this house in which receivers may be reached. Default: none, and only public addresses are."`
 

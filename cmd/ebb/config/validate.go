@@ -52,6 +52,7 @@ func (l *loader) validate(checkSchedule func(string) error) {
 		l.wrong("new_ids_per_minute", "%d is out of range; want at least 1", c.NewIDsPerMinute)
 	}
 	l.consent(&c.Consent)
+	l.limits(&c.Limits)
 	l.oneOf("messages.level", c.Messages.Level, "debug", "info", "warn", "error")
 	l.oneOf("messages.format", c.Messages.Format, "text", "json")
 	if checkSchedule == nil {
