@@ -221,6 +221,13 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		if err = a.joinCluster(ctx); err != nil {
 			return "", err
 		}
+		if o.Init {
+			// A log with a record is known again at the next start; without one it
+			// would count as another node's until its lease is over.
+			if err = a.catchUp(ctx); err != nil {
+				return "", err
+			}
+		}
 	}
 	return firstKey, nil
 }

@@ -183,7 +183,7 @@ func openSource(ctx context.Context, o Options) (*App, error) {
 }
 
 // alone returns an error unless this process builds all groups and no other node
-// appends to the log.
+// appends to the log. Who was there a moment ago may be so for a lease's life.
 func (a *App) alone(ctx context.Context) error {
 	for _, g := range a.fold.list {
 		if !g.builds() {
@@ -193,22 +193,38 @@ func (a *App) alone(ctx context.Context) error {
 	if a.cluster == nil {
 		return nil
 	}
+	for tries := a.leaseLife() / clusterPoll; ; tries-- {
+		other, err := a.otherWriter(ctx)
+		if err != nil || other.IsZero() {
+			return err
+		}
+		if tries <= 0 {
+			return fmt.Errorf("another node of the cluster is open for events (writer %s); stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again", other, a.leaseLife())
+		}
+		if !a.wait(ctx, clusterPoll) {
+			return ctx.Err()
+		}
+	}
+}
+
+// otherWriter returns a writer of another node that is open, zero if there is none.
+func (a *App) otherWriter(ctx context.Context) (other taxonomy.WriterID, err error) {
 	own := a.cluster.log.Writer()
 	for _, g := range a.fold.list {
 		if err := a.closeDead(ctx, g); err != nil {
-			return err
+			return other, err
 		}
 		ends, err := a.wal.End(ctx, g.n, g.fold.Load().Position())
 		if err != nil {
-			return fmt.Errorf("look for other nodes: %w", err)
+			return other, fmt.Errorf("look for other nodes: %w", err)
 		}
 		for _, e := range ends {
 			if e.Open && e.Writer != own {
-				return fmt.Errorf("another node of the cluster is open for events (writer %s); stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again", e.Writer, a.leaseLife())
+				return e.Writer, nil
 			}
 		}
 	}
-	return nil
+	return other, nil
 }
 
 // rest brings a to a point at which all that is known lies in a checkpoint, and
@@ -289,7 +305,7 @@ func (a *App) pristine(ctx context.Context) error {
 			}
 		}
 	}
-	if err := a.Fold(ctx); err != nil {
+	if err := a.catchUp(ctx); err != nil {
 		return err
 	}
 	c, err := fold.TakeCensus(a.fold.folds())

@@ -42,6 +42,7 @@ type sim struct {
 	moves    int               // how often the installation moves: the step's weight
 	target   map[string]string // settings of where a move that did not end was going
 	places   int               // how many data directories there were
+	refused  int               // of them, how often one was not whole and did not open
 	issues   map[taxonomy.VisitorKey]taxonomy.Day
 }
 
