@@ -37,6 +37,7 @@ type commands struct {
 	Translate  translateCommand  `cmd:"" help:"Turn rules from one form into another."`
 	Lookalike  lookalikeCommand  `cmd:"" help:"Show how good lookalikes are."`
 	Deliver    deliverCommand    `cmd:"" help:"Deliver audiences to destinations."`
+	Matches    matchesCommand    `cmd:"" help:"Take partners' IDs in and out as files."`
 	Plan       planCommand       `cmd:"" help:"Say what definitions in files would change."`
 	Apply      applyCommand      `cmd:"" help:"Make the definitions those of the files."`
 	Export     exportCommand     `cmd:"" help:"Write the definitions into files."`

@@ -11,7 +11,7 @@ import (
 
 // apply folds a record of a known visitor.
 func (s *State) apply(sh *shard, o uint32, r *taxonomy.Record, ref taxonomy.Ref, rules Classifier, eff *Effects) {
-	if r.Kind != taxonomy.RecordChoice { // which says nothing of consent
+	if r.Kind != taxonomy.RecordChoice && !fromFile(r) { // which say nothing of consent
 		s.consent(sh, o, r.Received, r.Consent)
 	}
 	switch r.Kind {
@@ -132,11 +132,18 @@ func (s *State) statement(sh *shard, o uint32, r *taxonomy.Record) {
 	s.lives(sh, o, day)
 }
 
+// fromFile reports whether a match was a row of a file. The visitor was not there:
+// so it carries no consent, adopts nobody and lengthens no life. What the visitor
+// allows stays as it is, and its match goes when the visitor does.
+func fromFile(r *taxonomy.Record) bool {
+	return r.Kind == taxonomy.RecordMatch && !r.Import.IsZero()
+}
+
 // match learns that a destination knows the visitor by an ID (R32).
 func (s *State) match(sh *shard, o uint32, r *taxonomy.Record, eff *Effects) {
 	m := r.Match
-	if r.Received.Day().Expired(s.clock) {
-		return
+	if r.Received.Day().Expired(s.clock) || fromFile(r) && s.rowSeen(r.Import, r.Received) {
+		return // R13: a file that is given again makes no match newer
 	}
 	before, _, had := s.matches.of(m.Destination, r.Visitor)
 	other, hadOther := s.matches.holder(m.Destination, m.ID)
@@ -151,5 +158,7 @@ func (s *State) match(sh *shard, o uint32, r *taxonomy.Record, eff *Effects) {
 	if _, _, ok := s.matches.of(m.Destination, other); hadOther && !ok {
 		eff.Unmatched = append(eff.Unmatched, Unmatched{m.Destination, m.ID, other})
 	}
-	s.lives(sh, o, r.Received.Day())
+	if !fromFile(r) {
+		s.lives(sh, o, r.Received.Day())
+	}
 }

@@ -25,6 +25,16 @@ func (s *State) rowSeen(row taxonomy.ImportRow, received taxonomy.Millis) bool {
 	return false
 }
 
+// Imported reports whether a row of a file has been folded. It is safe for
+// concurrent use.
+func (f *Fold) Imported(row taxonomy.ImportRow) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	bits, ok := f.state.imports.get(importChunk{row.File, row.Row >> 12})
+	i := row.Row & 4095
+	return ok && bits[i/8]&(1<<(i%8)) != 0
+}
+
 // importBorn is the chunk that holds the day of an import's first receipt.
 const importBorn = 1<<32 - 1
 

@@ -66,6 +66,9 @@ func drawHistory(t *rapid.T) history {
 		case kind == 10:
 			r.Kind, r.Returning = taxonomy.RecordMatch, true
 			r.Match = &taxonomy.Match{Destination: "dsp", ID: rapid.SampledFrom([]string{"p1", "p2"}).Draw(t, "id")}
+			if rapid.Bool().Draw(t, "in a file") { // whatever consent stands there
+				r.Import, r.Returning, r.Space = taxonomy.ImportRow{File: [16]byte{2}, Row: uint32(i)}, false, ""
+			}
 		case kind == 11: // what an edge heard, perhaps on the day before
 			r = taxonomy.Record{Kind: taxonomy.RecordCounts, Received: now}
 			for range rapid.IntRange(1, 3).Draw(t, "heard") {
@@ -138,7 +141,9 @@ func naive(h history, rules Classifier) answers {
 		if r.Kind == taxonomy.RecordErasure || !counts(r) {
 			continue
 		}
-		if at := consentAt[r.Visitor]; r.Received > at {
+		if at := consentAt[r.Visitor]; r.Kind == taxonomy.RecordMatch && !r.Import.IsZero() {
+			// A file says nothing of what a visitor allows.
+		} else if r.Received > at {
 			consentAt[r.Visitor], a.Consent[r.Visitor] = r.Received, r.Consent
 		} else if r.Received == at {
 			a.Consent[r.Visitor] = a.Consent[r.Visitor].Meet(r.Consent)

@@ -104,6 +104,7 @@ type Options struct {
 	Build      func(context.Context) (*audience.Built, error)
 	Deliveries Deliveries
 	Import     func(context.Context, ImportRequest) (ImportReceipt, error)
+	Matches    Matches
 	// Operations is what runs after a request was answered.
 	Operations Operations
 	// Erase records the erasure of whom an ID names in a space, durably, and
@@ -217,7 +218,7 @@ func New(o Options) (*API, error) {
 		ok   bool
 	}{
 		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil}, {"Preview", o.Preview != nil},
-		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Operations", o.Operations != nil},
+		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Matches", o.Matches != nil}, {"Operations", o.Operations != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil}, {"Waterfall", o.Waterfall != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
 		{"Explain", o.Explain != nil}, {"Permits", o.Permits != nil}, {"Signals", o.Signals != nil}, {"Spool", o.Spool != nil}, {"Rand", o.Rand != nil}, {"Now", o.Now != nil},
@@ -254,6 +255,7 @@ func New(o Options) (*API, error) {
 	a.standings()
 	a.tryDeliveries()
 	a.importing()
+	a.matchFiles()
 	a.operating()
 	a.operators()
 	a.auditing()

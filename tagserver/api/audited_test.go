@@ -75,6 +75,7 @@ func TestEveryWriteIsInTheAuditLog(t *testing.T) {
 		"POST /destinations/{id}/deliveries":                  {"dsp", "", "deliver destination dsp 0>0"},
 		"POST /destinations/{id}/approval":                    {"dsp", "", "approval destination dsp 0>0"},
 		"POST /destinations/{id}/replay":                      {"dsp", "", "replay destination dsp 0>0"},
+		"POST /destinations/{id}/matches":                     {"dsp", "0123456789abcdef0123456789abcdef\tP1\n", "take matches in destination dsp 0>0"},
 		"POST /keys":                                          {"", `{"id":"n","role":"viewer"}`, "make apikey n 0>1"},
 		"PUT /keys/{id}":                                      {"n", `{"role":"analyst"}`, "change apikey n 1>2"},
 		"DELETE /keys/{id}":                                   {"n", "", "delete apikey n 2>0"},

@@ -224,6 +224,7 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 			s.mu.Unlock()
 			return s.imported(q)
 		},
+		Matches: matchLines{},
 		Erase: func(_ context.Context, space taxonomy.Space, id string) (string, error) {
 			s.erased = append(s.erased, string(space)+" "+id)
 			return "00ff", s.eraseErr

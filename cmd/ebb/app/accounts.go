@@ -115,6 +115,7 @@ func (a *App) measure() {
 			}
 			return 0
 		}),
+		gauge("ebb_delivery_holds", "Destinations whose change is too large to go out by itself and waits for approval.", func() float64 { return float64(a.holds()) }),
 		gauge("ebb_log_bytes", "What the log occupies on disk.", func() float64 { return float64(a.local().Usage().Bytes) }),
 		gauge("ebb_log_quarantined", "Damaged ranges of the log that were put aside.", func() float64 { return float64(len(a.local().Problems())) }),
 	)

@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -67,13 +69,30 @@ func (s *Server) matchWarnings() (out []string) {
 
 // holdWarnings says which destinations' changes wait for approval.
 func (s *Server) holdWarnings(ctx context.Context) (out []string) {
-	if s.deliverer == nil {
-		return nil
+	s.eachHold(ctx, func(id taxonomy.DestinationID, h *delivery.Hold) {
+		out = append(out, fmt.Sprintf("destination %s: a change of %d %% of the last full waits; look at its audiences, then approve it in the console or by `ebb deliver approve %s`", id, h.Percent(), id))
+	})
+	return out
+}
+
+// holdsWithin is how long a scrape waits for the store.
+const holdsWithin = 2 * time.Second
+
+// holds is how many destinations' changes wait, as far as the store can tell.
+func (a *App) holds() (n int) {
+	ctx, cancel := context.WithTimeout(context.Background(), holdsWithin)
+	defer cancel()
+	a.eachHold(ctx, func(taxonomy.DestinationID, *delivery.Hold) { n++ })
+	return n
+}
+
+func (a *App) eachHold(ctx context.Context, fn func(taxonomy.DestinationID, *delivery.Hold)) {
+	if a.deliverer == nil {
+		return
 	}
-	for _, d := range sorted(s.catalog.Load().destinations) {
-		if h, err := s.deliverer.Waiting(ctx, d.ID); err == nil && h != nil {
-			out = append(out, fmt.Sprintf("destination %s: a change of %d %% of the last full waits; look at its audiences, then approve it in the console or by `ebb deliver approve %s`", d.ID, h.Percent(), d.ID))
+	for _, d := range sorted(a.catalog.Load().destinations) {
+		if h, err := a.deliverer.Waiting(ctx, d.ID); err == nil && h != nil {
+			fn(d.ID, h)
 		}
 	}
-	return out
 }

@@ -56,7 +56,7 @@ func (s *Server) apiOptions() api.Options {
 	return api.Options{
 		Defs: s.defs, Builtin: builtin, Changed: s.refresh,
 		Estimate: s.Estimate, Preview: s.Preview, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
-		Import: s.Import, Operations: s.App,
+		Import: s.Import, Matches: matchFiles{s}, Operations: s.App,
 		Erase: s.Erase, Receipt: s.Receipt, Audit: s.Audit,
 		Night: s.night, Backup: s.writeBackup,
 		Trail: s.trail, Used: s.used(), Answers: defs.Answers{Keyed: s.store.Keyed()},
