@@ -15,6 +15,7 @@ type deliverCommand struct {
 	Now     deliverNow     `cmd:"" default:"withargs" help:"Deliver the current generation now, to one destination or to all."`
 	List    deliverList    `cmd:"" help:"List destinations, or the last deliveries to one."`
 	Try     deliverTry     `cmd:"" help:"Say what a delivery would send now, and send nothing."`
+	Sent    deliverSent    `cmd:"" help:"Show or write exactly what a delivery sent."`
 	Status  deliverStatus  `cmd:"" help:"Say how a destination stands: what waits, and for what."`
 	Approve deliverApprove `cmd:"" help:"Let a change go out that is too large to go by itself."`
 	Replay  deliverReplay  `cmd:"" help:"Ask a receiver again at once, and forget its dead letters."`

@@ -194,6 +194,8 @@ type Standing struct {
 	Attempts int             `json:"attempts"`
 	Jobs     int             `json:"jobs"` // of the receiver, not ended
 	Letters  []Letter        `json:"letters"`
+	// Kept are the files of deliveries whose bytes are at hand (OpenSent).
+	Kept []string `json:"kept"`
 	// At is when the last delivery was made, 0: never.
 	At taxonomy.Millis `json:"at,omitempty"`
 }
@@ -213,6 +215,7 @@ func (d *Deliverer) Standing(ctx context.Context, dest taxonomy.DestinationID) (
 	for i := len(h.Letters) - 1; i >= 0; i-- {
 		s.Letters = append(s.Letters, h.Letters[i])
 	}
+	s.Kept = h.kept(d.o.Now())
 	if n := len(h.Runs); n > 0 {
 		last := &h.Runs[n-1]
 		s.Held, s.Allowed, s.Owed, s.At = last.Held, last.Allowed, last.Owed, last.At

@@ -282,3 +282,18 @@ func (r reads) Read(p []byte) (int, error) {
 	}
 	return r.Reader.Read(p)
 }
+
+// kept are the files whose bytes are at hand.
+func (h *head) kept(now taxonomy.Millis) (files []string) {
+	for _, s := range h.Sent {
+		if now < s.Expires {
+			files = append(files, s.File)
+		}
+	}
+	for _, f := range h.Files {
+		if now < f.Expires {
+			files = append(files, f.Name)
+		}
+	}
+	return files
+}

@@ -78,6 +78,8 @@ type Deliveries interface {
 	// DryRun says what a delivery to a destination, which need not be defined, would
 	// do now.
 	DryRun(context.Context, delivery.Destination) (delivery.DryRun, error)
+	// OpenSent opens what a delivery sent, by its file.
+	OpenSent(context.Context, taxonomy.DestinationID, string) (*delivery.Sent, error)
 }
 
 // Account is what became of a site's events (P2).
@@ -244,16 +246,17 @@ func New(o Options) (*API, error) {
 	a.huma = humaecho.New(a.inner, config())
 	a.definitions()
 	a.categories()
-	a.estimates()
-	a.dryRuns()
-	a.operations()
 	a.restructuring()
 	a.drafting()
 	a.published()
+	a.estimates()
+	a.dryRuns()
+	a.operations()
 	a.generations()
 	a.deliveries()
 	a.standings()
 	a.tryDeliveries()
+	a.sents()
 	a.importing()
 	a.matchFiles()
 	a.operating()

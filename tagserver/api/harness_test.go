@@ -148,6 +148,32 @@ func (d deliveries) Drop(_ context.Context, id taxonomy.DestinationID) error {
 	return nil
 }
 
+func (d deliveries) OpenSent(_ context.Context, _ taxonomy.DestinationID, file string) (*delivery.Sent, error) {
+	switch file {
+	case "old":
+		return nil, fmt.Errorf("open: %w", delivery.ErrNotKept)
+	case "damaged":
+		return nil, fmt.Errorf("open: %w", retention.ErrCorrupt)
+	case "three", "one":
+	default:
+		return nil, fmt.Errorf("open: %w", retention.ErrNotFound)
+	}
+	s := &delivery.Sent{File: file, MediaType: "text/plain", SHA256: "whole", Expires: now, Content: memBlob{strings.NewReader("abcdefghi")}, Chunks: []delivery.SentChunk{
+		{Name: `p"1`, Rows: 2, Bytes: 4, SHA256: "first", Outcome: delivery.ChunkAcknowledged},
+		{Name: "p2", Rows: 1, Bytes: 3, SHA256: "second", Outcome: delivery.ChunkRefused, From: 4},
+		{Name: "p3", Rows: 1, Bytes: 2, SHA256: "third", Outcome: delivery.ChunkNotSent, From: 7},
+	}}
+	if file == "one" {
+		s.Chunks = s.Chunks[:1]
+	}
+	return s, nil
+}
+
+type memBlob struct{ *strings.Reader }
+
+func (memBlob) Close() error         { return nil }
+func (memBlob) Blob() retention.Blob { return retention.Blob{} }
+
 // memSpool is a Spool that remembers what was in it.
 type memSpool struct {
 	bytes.Buffer

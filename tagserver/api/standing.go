@@ -27,6 +27,7 @@ type (
 		Attempts     int                    `json:"attempts" doc:"Failures in a row."`
 		Jobs         int                    `json:"jobs" doc:"Chunks that the receiver has taken and still works on."`
 		At           *time.Time             `json:"at,omitempty" doc:"When it was delivered to last."`
+		Kept         []string               `json:"kept" doc:"Files of deliveries whose bytes can be downloaded as they were sent."`
 		Letters      []letterView           `json:"letters" doc:"Dead letters: chunks that the receiver refused for good, newest first. Their rows are planned again, at once after POST to the destination's replay."`
 	}
 	holdView struct {
@@ -53,7 +54,7 @@ func timeOf(m taxonomy.Millis) *time.Time {
 
 func showStanding(id taxonomy.DestinationID, s *delivery.Standing) standingView {
 	v := standingView{Destination: id, Held: s.Held, Allowed: s.Allowed, Backlog: s.Backlog, Owes: s.Owes, Owed: s.Owed, Removals: s.Removals,
-		RemovalsOver: timeOf(s.RemovalsOver), Next: timeOf(s.Next), Attempts: s.Attempts, Jobs: s.Jobs, At: timeOf(s.At), Letters: []letterView{}}
+		RemovalsOver: timeOf(s.RemovalsOver), Next: timeOf(s.Next), Attempts: s.Attempts, Jobs: s.Jobs, At: timeOf(s.At), Letters: []letterView{}, Kept: append([]string{}, s.Kept...)}
 	if h := s.Hold; h != nil {
 		v.Hold = &holdView{h.At.Time(), h.Generation, h.Changed, h.Of}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -167,7 +168,17 @@ func (c *Console) destination(e echo.Context) (*page, error) {
 		Words    map[string]string
 		Others   []choice // audiences that it neither gets nor suppresses by
 		No       *refusal
-		Prompt   bool // it is pushed to
+		Prompt   bool              // it is pushed to
+		Kept     map[string]string // where what was sent is, by the file of its delivery
 	}{row, m, st, row.Last == nil || row.Last.Held < audience.ShownFloor, audiences, origin + delivery.FilesPath(id), resultWords,
-		undelivered(c.o.Definitions.Audiences(), &row.Destination), refused(e), row.Transport != delivery.DefaultTransport}}, nil
+		undelivered(c.o.Definitions.Audiences(), &row.Destination), refused(e), row.Transport != delivery.DefaultTransport, keptOf(id, &st)}}, nil
+}
+
+// keptOf is where the bytes of deliveries are downloaded.
+func keptOf(id taxonomy.DestinationID, st *delivery.Standing) map[string]string {
+	at := map[string]string{}
+	for _, f := range st.Kept {
+		at[f] = "/api/v1/destinations/" + url.PathEscape(string(id)) + "/deliveries/" + url.PathEscape(f) + "/content"
+	}
+	return at
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // DryRun says what a delivery of the current generation to a destination would do,
@@ -22,4 +23,8 @@ func (a *App) DryRun(ctx context.Context, d delivery.Destination) (delivery.DryR
 
 func (d deliveries) DryRun(ctx context.Context, x delivery.Destination) (delivery.DryRun, error) {
 	return d.a.DryRun(ctx, x)
+}
+
+func (d deliveries) OpenSent(ctx context.Context, id taxonomy.DestinationID, file string) (*delivery.Sent, error) {
+	return d.a.deliverer.OpenSent(ctx, id, file)
 }
