@@ -63,14 +63,23 @@ func (v *View) Shadow(ctx context.Context, s Shadow) (*View, error) {
 		return nil, fmt.Errorf("count under other rules: read the log's ends: %w", err)
 	}
 	today := v.clock.Day()
-	if err := s.Events.Scan(ctx, 0, 1, today.Oldest(), lastDay, x.take); err != nil {
+	err = s.Events.Scan(ctx, 0, 1, today.Oldest(), lastDay, func(e *retention.StoredEvent) error {
+		if x.read%scanBatch == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return x.take(e)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("count under other rules: read the stored events: %w", err)
 	}
-	if err := x.flush(); err == nil {
+	if err = x.flush(); err == nil {
 		err = x.pack()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("count under other rules: %w", err)
+	}
+	if s.Progress != nil {
+		s.Progress(x.read, x.read)
 	}
 	for i := range out.shards {
 		days := index.Days{}

@@ -38,6 +38,7 @@ type Operation struct {
 // Kinds and states of operations.
 const (
 	KindRefold = "refold"
+	KindPlan   = "plan" // counts under other rules; nothing is changed
 
 	OperationWaiting   = "waiting"
 	OperationRunning   = "running"

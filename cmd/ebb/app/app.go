@@ -81,6 +81,7 @@ type App struct {
 	catalog    atomic.Pointer[catalog]
 
 	suppression suppression
+	plans       plans
 
 	fold        *groups
 	generations *audience.Generations

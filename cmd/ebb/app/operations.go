@@ -46,7 +46,9 @@ func (a *App) Operations(context.Context) ([]api.Operation, error) {
 			live = append([]api.Operation{o}, live...)
 		}
 	}
-	for _, o := range s.Past {
+	counting, counted := a.plans.all()
+	live = append(live, counting...)
+	for _, o := range append(counted, s.Past...) {
 		again := false
 		for i := range live {
 			again = again || live[i].ID == o.ID
@@ -78,6 +80,9 @@ func (a *App) CancelOperation(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if o.Kind == api.KindPlan && a.plans.stop(id) {
+		return nil
+	}
 	if o.State != api.OperationRunning && o.State != api.OperationWaiting {
 		return fmt.Errorf("%w: operation %s is %s", api.ErrRefused, id, o.State)
 	}
@@ -108,6 +113,8 @@ func (a *App) ResumeOperation(ctx context.Context, id string) error {
 	}
 	now := a.catalog.Load().classifier.Version()
 	switch {
+	case o.Kind == api.KindPlan:
+		return fmt.Errorf("%w: operation %s is a plan, which nobody waits for any more; plan again", api.ErrRefused, id)
 	case o.State != api.OperationCancelled:
 		return fmt.Errorf("%w: operation %s is %s", api.ErrRefused, id, o.State)
 	case o.To != now:
@@ -141,7 +148,7 @@ func (a *App) refoldProgress() (n int, first api.Operation) {
 		return 0, first
 	}
 	for _, o := range all {
-		if o.State == api.OperationRunning || o.State == api.OperationWaiting {
+		if o.Kind == api.KindRefold && (o.State == api.OperationRunning || o.State == api.OperationWaiting) {
 			n++
 			if cmp.Or(first.ID, o.ID) == o.ID || o.State == api.OperationRunning {
 				first = o

@@ -98,7 +98,13 @@ func (a *App) refoldedView(ctx context.Context, v *fold.View, now, then *catalog
 			ch.Reach = ch.Reach.And(old.Change(then.classifier))
 		}
 	}
-	folded, err := v.Shadow(ctx, fold.Shadow{Change: ch, Events: a.store.Events()})
+	if ch.Reach.Empty() {
+		folded, err := v.Shadow(ctx, fold.Shadow{Change: ch, Events: a.store.Events()})
+		return folded, &ch.Reach, err
+	}
+	ctx, progress, end := a.plans.begin(ctx, v.RuleVersion(), ch.To.Version(), len(ch.Reach.Traits)+len(ch.Reach.Prefixes), a.env.millis)
+	folded, err := v.Shadow(ctx, fold.Shadow{Change: ch, Events: a.store.Events(), Progress: progress})
+	end(err)
 	return folded, &ch.Reach, err
 }
 

@@ -1,8 +1,11 @@
 package app_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -266,6 +269,7 @@ func TestAPlanIsWhatComesOfIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	was := words{}
+	plans := 0
 	sets := rapid.Custom(func(t *rapid.T) words { return drawWords(t, now) })
 	// One installation goes through all sets, so a failure cannot be made smaller:
 	// fewer than rapid's hundred, and others each time.
@@ -277,6 +281,18 @@ func TestAPlanIsWhatComesOfIt(t *testing.T) {
 		plan, err := a.Preview(ctx, snap.With(changes, taxonomy.MillisOf(now)))
 		if err != nil {
 			t.Fatal(err)
+		}
+		all, err := a.Operations(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range all { // a plan that had to count is told of, and changed nothing
+			if o.Kind == api.KindPlan && o.State == api.OperationDone && o.Read == uint64(len(deeds)) && o.Progress == 1 {
+				plans++
+			}
+			if o.Kind == api.KindPlan && a.ResumeOperation(ctx, o.ID) == nil {
+				t.Fatalf("%s is resumed", o.ID)
+			}
 		}
 		if err := a.Apply(ctx, fmt.Sprint("set ", n), changes); err != nil {
 			t.Fatal(err)
@@ -330,4 +346,25 @@ func TestAPlanIsWhatComesOfIt(t *testing.T) {
 			}
 		}
 	}
+	if plans == 0 {
+		t.Error("no plan that counted was told of")
+	}
+	stopped, stop := context.WithCancel(ctx)
+	stop()
+	is := drawnAgain(was)
+	snap := a.Definitions()
+	if _, err := a.Preview(stopped, snap.With(is.changes(snap), taxonomy.MillisOf(now))); !errors.Is(err, context.Canceled) {
+		t.Errorf("a plan whose caller is gone: %v", err)
+	}
+}
+
+// drawnAgain is words with one rule more, so that there is something to count.
+func drawnAgain(x words) words {
+	x.given = maps.Clone(x.given)
+	if _, ok := x.given["a"]; ok {
+		delete(x.given, "a")
+	} else {
+		x.given["a"] = "a"
+	}
+	return x
 }
