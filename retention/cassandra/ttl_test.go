@@ -102,11 +102,12 @@ func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
 	}
 	const count = `SELECT COUNT(*) FROM visitor_events WHERE day = ? ALLOW FILTERING`
 	reads, gone, overAt := 0, false, taxonomy.Millis(0)
-	var peak, peakLog int64
+	var ended map[string]bool // the files when the day ended
+	var full, peakLog int64
 	late := false
 	for begun, end := time.Now(), time.Now().Add(8*time.Minute); ; {
 		if time.Now().After(end) {
-			t.Fatalf("after %s: gone %t, %d reads, %d files of the first events are left", time.Since(begun).Round(time.Second), gone, reads, len(first))
+			t.Fatalf("after %s: gone %t, %d reads, of the first files %d are left, of those at its end %d", time.Since(begun).Round(time.Second), gone, reads, len(first), len(ended))
 		}
 		<-time.After(time.Second)
 		before := shifted()
@@ -120,7 +121,7 @@ func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
 		}
 		bytes, files := size("visitor_events")
 		logBytes, _ := size("event_log")
-		peak, peakLog = max(peak, bytes), max(peakLog, logBytes)
+		peakLog = max(peakLog, logBytes)
 		switch {
 		case before >= over && !late:
 			t.Fatalf("the cluster did not answer in the last 40 s of the day, so that nothing could come late; %d reads went through", reads)
@@ -135,7 +136,7 @@ func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
 		case before >= over:
 			put(old + 1) // so that there is something to flush
 			if overAt == 0 {
-				overAt = before
+				overAt, ended, full = before, files, bytes
 			}
 			left, err := bare(count, int32(old))
 			switch {
@@ -146,16 +147,17 @@ func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
 				t.Fatalf("%s after its end the bare driver reads %d rows of the day", span(before-over), left)
 			}
 		}
-		if gone {
-			for f := range first {
+		for _, old := range []map[string]bool{first, ended} {
+			for f := range old {
 				if !files[f] {
-					delete(first, f)
+					delete(old, f)
 				}
 			}
-			if len(first) == 0 && bytes < peak/2 && late {
-				t.Logf("%s after the day's end all its files are dropped: %d KB of at most %d KB are left; %d reads", span(before-overAt), bytes/1024, peak/1024, reads)
-				break
-			}
+		}
+		// Files went whole, and none that took their place has a row of the day.
+		if gone && len(first)+len(ended) == 0 && rowsOfDay(t, files, old) == 0 {
+			t.Logf("%s after the day's end all its %d KB are dropped; %d reads", span(before-overAt), full/1024, reads)
+			break
 		}
 	}
 	if reads < 5 {
@@ -186,4 +188,21 @@ func TestLongTTLDropsWhatIsOver(t *testing.T) { // P5, R17
 	}
 	bytes, _ := size("event_log")
 	t.Logf("event_log, while it is written: %d KB, at most %d KB; no file of it is older", bytes/1024, peakLog/1024)
+}
+
+// rowsOfDay returns how many rows of visitor_events files of a cluster on this
+// machine have of a day, over or not. Files that went meanwhile have none.
+func rowsOfDay(t *testing.T, files map[string]bool, d taxonomy.Day) (n int) {
+	t.Helper()
+	for f := range files {
+		dump, err := exec.Command("../../deploy/cassandra/cass", "sstabledump", "1", f).Output()
+		if _, gone := os.Stat(f); gone != nil {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("sstabledump: %v", err)
+		}
+		n += strings.Count(string(dump), `"clustering" : [ `+strconv.Itoa(int(d))+`, `)
+	}
+	return n
 }
