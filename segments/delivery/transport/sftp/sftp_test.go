@@ -24,7 +24,7 @@ type server struct {
 	broken                   int // bytes after which the connection breaks; 0: never
 }
 
-func start(t *testing.T) *server {
+func start(t testing.TB) *server {
 	t.Helper()
 	sshd, err := exec.LookPath("sshd")
 	if err != nil {
@@ -67,7 +67,7 @@ ForceCommand internal-sftp -d %s
 }
 
 // dial starts an sshd for one connection.
-func (s *server) dial(t *testing.T) func(context.Context, string, string) (net.Conn, error) {
+func (s *server) dial(t testing.TB) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, address string) (net.Conn, error) {
 		if address != "sftp.dsp.example:22" {
 			t.Errorf("dialled %s", address)
@@ -122,7 +122,7 @@ func (b *breaking) Write(p []byte) (int, error) {
 	return b.Conn.Write(p)
 }
 
-func (s *server) destination(t *testing.T) *delivery.Destination {
+func (s *server) destination(t testing.TB) *delivery.Destination {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
@@ -135,14 +135,14 @@ func (s *server) destination(t *testing.T) *delivery.Destination {
 	return &delivery.Destination{ID: "dsp", URL: "sftp://" + u.Username + "@sftp.dsp.example/in", CredentialsFile: "key", Account: map[string]string{"host_key": string(pub)}}
 }
 
-func (s *server) transport(t *testing.T) sftp.Transport {
+func (s *server) transport(t testing.TB) sftp.Transport {
 	return sftp.Transport{Dial: s.dial(t), Secret: func(string) (string, error) {
 		b, err := os.ReadFile(s.clientKey)
 		return strings.TrimSpace(string(b)), err
 	}}
 }
 
-func (s *server) files(t *testing.T) map[string]string {
+func (s *server) files(t testing.TB) map[string]string {
 	t.Helper()
 	list, err := os.ReadDir(filepath.Join(s.home, "in"))
 	if err != nil {
