@@ -88,7 +88,11 @@ func TestCassandraGivesWhatTheEmbeddedStoreGives(t *testing.T) {
 // outgoing returns the lines of all files that left for a destination, sorted.
 func (w *world) outgoing(id string) (lines []string) {
 	w.t.Helper()
-	folder := w.FS.PathJoin("ebb-data.outgoing", id)
+	return w.outgoingIn(w.FS.PathJoin("ebb-data.outgoing", id))
+}
+
+func (w *world) outgoingIn(folder string) (lines []string) {
+	w.t.Helper()
 	names, err := w.FS.List(folder)
 	if err != nil {
 		w.t.Fatal(err)
