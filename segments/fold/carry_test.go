@@ -3,6 +3,7 @@ package fold
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -182,5 +183,15 @@ func TestTheForgottenKeepAPlaceWithoutAKey(t *testing.T) {
 	}
 	if got := len(contents(v)); got != len(contents(s.f.View())) || got == 0 {
 		t.Errorf("%d facts", got)
+	}
+}
+
+// Whoever adds a table to the state says here that takeTables carries it.
+func TestEveryTableIsCarried(t *testing.T) {
+	const carried = "cwesmitxh"
+	for _, x := range NewState(Config{Shards: 1, Groups: 1}).tables() {
+		if !strings.ContainsRune(carried, rune(x.first())) {
+			t.Errorf("table %q is not carried by a move: State.takeTables", x.first())
+		}
 	}
 }
