@@ -20,7 +20,7 @@ import (
 // TagVersion is the version of the browser tag. /t/1/ebb.js is always the
 // newest of its major version; /t/VERSION/ebb.js never changes, and every
 // version that was released stays.
-const TagVersion = "1.2.0"
+const TagVersion = "1.3.0"
 
 //go:embed tag/frozen
 var frozenFiles embed.FS

@@ -35,6 +35,8 @@ type request struct {
 		Consent struct {
 			Granted *bool
 			TCF     string
+			GPP     string
+			GPPSID  string `json:"gpp_sid"`
 		}
 		Events []struct {
 			ID, Kind, Name, URL string
@@ -308,6 +310,26 @@ func TestLongTheTagInABrowser(t *testing.T) {
 				t.Errorf("%s: %d requests", name, n)
 			}
 			b.open(s.URL+"/a").want(`[document.cookie,Object.keys(localStorage),Object.keys(sessionStorage),errors]`, `["",[],[],[]]`)
+		}
+	})
+
+	t.Run("a GPP platform that does not list its APIs is asked by the standard's names", func(t *testing.T) {
+		for sale, want := range map[string][]string{"2": {"page /a"}, "1": nil} {
+			e, s := newEdge(t), newSite(t)
+			s.put("/a", e.page(`window.__gpp=function(c,f,p){if(c=='getSection')return f(p=='usca'?{SaleOptOut:`+sale+`}:null,p=='usca');
+f({eventName:'signalStatus',pingData:{signalStatus:'ready',applicableSections:[8],gppString:'DBABBg~BUAAAACA.QA'}},true)};`, `data-wait="200"`, ""))
+			b := newTab(t, browser).open(s.URL + "/a")
+			if want == nil {
+				b.js(linger)
+				if n := len(e.all()); n != 0 {
+					t.Errorf("opted out: %d requests", n)
+				}
+				continue
+			}
+			e.wants(t, want...)
+			if c := e.all()[0].Body.Consent; c.GPP != "DBABBg~BUAAAACA.QA" || c.GPPSID != "8" {
+				t.Errorf("sent with %+v", c)
+			}
 		}
 	})
 

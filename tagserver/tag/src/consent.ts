@@ -34,7 +34,7 @@ function find(api: string, version: number): Call | undefined {
       return (command, then, parameter) => {
         const callId = '' + Math.random();
         on(w, 'message', (e) => {
-          const m = (typeof e.data == 'string' ? parse(e.data) : e.data)['__' + api + 'Return'];
+          const m = (e.data.trim ? parse(e.data) : e.data)['__' + api + 'Return'];
           if (e.source == f && m.callId == callId) then(m.returnValue, m.success);
         });
         f.postMessage({ ['__' + api + 'Call']: { command, version, callId, parameter } }, '*');
@@ -46,7 +46,7 @@ function find(api: string, version: number): Call | undefined {
 // stays open.
 const readers: Record<string, (data: any, call: Call, answer: (v: boolean) => void) => void> = {
   tcfapi(data, call, answer) {
-    if (!/^(tcloaded|user)/.test(data.eventStatus)) return;
+    if (!/^[tu]/.test(data.eventStatus)) return; // tcloaded, useractioncomplete
     const applies = data.gdprApplies !== false;
     strings.tcf = applies ? data.tcString : '';
     answer(
@@ -57,7 +57,7 @@ const readers: Record<string, (data: any, call: Call, answer: (v: boolean) => vo
   },
   gpp(event, call, answer) {
     const ping = event.pingData;
-    if (ping.signalStatus != 'ready') return;
+    if (!/^r/.test(ping.signalStatus)) return; // ready
     const ids: number[] = ping.applicableSections.filter((id: number) => id > 0); // -1: no law applies
     let open = ids.length;
     let yes = true;
@@ -71,8 +71,9 @@ const readers: Record<string, (data: any, call: Call, answer: (v: boolean) => vo
         --open || answer(yes);
       };
       // Europe's section is the other interface's business; the states' begin at
-      // 7; what we do not know is a no.
-      if (id > 6) call('getSection', one, ping.supportedAPIs.find((a: string) => !a.indexOf(id + ':')).split(':')[1]);
+      // 7, the nation's, and are called as the standard names them, for not every platform
+      // says supportedAPIs; what we do not know is a no.
+      if (id > 6) call('getSection', one, 'us' + 'natcavacoutctflmtortxdeianenhnjtnmnmdinkyri'.match(/nat|../g)![id - 7]);
       else one(id == 2 && 'tcfapi' in says && {});
     });
   },

@@ -11,7 +11,7 @@ type Props = Record<string, unknown>;
 
 let granted: boolean | undefined;
 let out: unknown; // opted out
-let asked: ((list: unknown[]) => void)[] = []; // wait for consent
+const asked: ((list: unknown[]) => void)[] = []; // wait for consent
 const watchers: ((granted?: boolean) => void)[] = [];
 let last: unknown; // address of the last page view
 let attributes: Props; // what all events carry
@@ -76,8 +76,7 @@ function decide() {
     watchers.forEach((f) => safely(f, granted));
   }
   if (granted !== undefined || silent) {
-    asked.forEach(audiences);
-    asked = [];
+    asked.splice(0).forEach(audiences);
   }
 }
 
@@ -133,7 +132,7 @@ let missed: any; // calls of commands that are not there
 function ebb(command: string, ...args: any[]) {
   commands[command] ? safely(commands[command], ...args) : missed.length < MAX && missed.push([command, ...args]);
 }
-ebb.v = '1.2.0';
+ebb.v = '1.3.0';
 
 /** declared is an event that the page's own HTML declares. */
 function declared(e: any) {
@@ -142,7 +141,7 @@ function declared(e: any) {
   if (!el || !el.submit == (e.type == 'submit')) return;
   const props: Props = {};
   for (const a of el.attributes) if (!a.name.indexOf('data-ebb-p-')) props[a.name.slice(11)] = a.value;
-  track(el.getAttribute('data-ebb-event'), props);
+  track(el.dataset.ebbEvent, props);
 }
 
 function start() {
