@@ -56,12 +56,13 @@ func (m moveCommand) Run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Print(movedDoc(&res), movedRows(&res, from)); err != nil {
+	if err := c.Print(movedDoc(&res), movedRows(&res)); err != nil {
 		return err
 	}
 	if !res.Same {
 		return errors.New("the two sides are not the same, so where it went stays closed; run `ebb move` again, and tell us if they differ again")
 	}
+	c.Note("start `ebb serve` with the new settings; when it serves, remove %s and what else the old store holds", from.Data)
 	return nil
 }
 
@@ -120,7 +121,7 @@ func movedDoc(m *app.Moved) any {
 	}{m, list}
 }
 
-func movedRows(m *app.Moved, from *config.Resolved) cli.Rows {
+func movedRows(m *app.Moved) cli.Rows {
 	rows := cli.Rows{Head: []string{"", strings.ToUpper(m.From.Store), strings.ToUpper(m.To.Store), "SAME"}}
 	same := func(yes bool) string {
 		if yes {
@@ -141,8 +142,5 @@ func movedRows(m *app.Moved, from *config.Resolved) cli.Rows {
 		rows.Add("held by "+string(d.Destination), d.Held, d.To, same(d.Same))
 	}
 	rows.Add("all of it, visitor by visitor", "", "", same(m.Same))
-	if m.Same {
-		rows.Add("next", "start `ebb serve` with the new settings; when it serves, remove "+from.Data+" and what the old store holds", "", "")
-	}
 	return rows
 }

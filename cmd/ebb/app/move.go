@@ -185,26 +185,41 @@ func openSource(ctx context.Context, o Options) (*App, error) {
 // alone returns an error unless this process builds all groups and no other node
 // appends to the log. Who was there a moment ago may be so for a lease's life.
 func (a *App) alone(ctx context.Context) error {
-	for _, g := range a.fold.list {
-		if !g.builds() {
-			return fmt.Errorf("another node of the cluster builds group %d; stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again, with the role builder", g.n, a.leaseLife())
-		}
-	}
 	if a.cluster == nil {
 		return nil
 	}
-	for tries := a.leaseLife() / clusterPoll; ; tries-- {
-		other, err := a.otherWriter(ctx)
-		if err != nil || other.IsZero() {
+	for tries := 3 * a.leaseLife() / (2 * clusterPoll); ; tries-- {
+		who, err := a.others(ctx)
+		if err != nil || who == "" {
 			return err
 		}
 		if tries <= 0 {
-			return fmt.Errorf("another node of the cluster is open for events (writer %s); stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again", other, a.leaseLife())
+			return fmt.Errorf("another node of the cluster %s; stop `ebb serve` on all of them, wait for cassandra.lease (%s), and run `ebb move` again, with the role builder", who, a.leaseLife())
 		}
 		if !a.wait(ctx, clusterPoll) {
 			return ctx.Err()
 		}
 	}
+}
+
+// others says what another node does, or nothing. It takes leases that are free.
+func (a *App) others(ctx context.Context) (string, error) {
+	for _, g := range a.fold.list {
+		if g.builds() {
+			continue
+		}
+		if _, err := a.take(ctx, g); err != nil && !errors.Is(err, retention.ErrHeld) {
+			return "", err
+		}
+		if !g.builds() {
+			return fmt.Sprintf("builds group %d", g.n), nil
+		}
+	}
+	other, err := a.otherWriter(ctx)
+	if err != nil || other.IsZero() {
+		return "", err
+	}
+	return fmt.Sprintf("is open for events (writer %s)", other), nil
 }
 
 // otherWriter returns a writer of another node that is open, zero if there is none.

@@ -242,6 +242,7 @@ func newTravelled(t *testing.T, ring *keys.Ring) *travelled {
 func TestCassandraTakesAnInstallationOverAndGivesItBack(t *testing.T) {
 	cluster := clustertest.Keyspace(t)
 	cluster["shards"], cluster["groups"], cluster["node"] = "2", "2", "mover"
+	cluster["cassandra.lease"] = "2s" // how long a move waits for who was there a moment ago
 	ring, err := keys.Generate(app.System().Rand, today)
 	if err == nil {
 		ring, err = ring.WithSpace(app.System().Rand, household)
