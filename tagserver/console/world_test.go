@@ -87,7 +87,7 @@ func (w *world) Deliveries(_ context.Context, d taxonomy.DestinationID) ([]deliv
 }
 
 func (w *world) Standing(context.Context, taxonomy.DestinationID) (delivery.Standing, error) {
-	return delivery.Standing{Hold: &delivery.Hold{At: w.now, Generation: 41, Changed: 4_000, Of: 10_000}, Backlog: 2, Removals: 3, Letters: []delivery.Letter{{At: w.now, Name: "part-7", Rows: 900, Fault: "the receiver answered 400"}}}, nil
+	return delivery.Standing{Hold: &delivery.Hold{At: w.now, Generation: 41, Changed: 4_000, Of: 10_000}, Backlog: 2, Removals: 3, Letters: []delivery.Letter{{At: w.now, Name: "part-7", Rows: 900, Fault: "the receiver answered 400"}}, Kept: []string{"000040-0-403-delta.tsv.gz"}}, nil
 }
 func (w *world) Manifest(_ context.Context, d taxonomy.DestinationID) (delivery.Manifest, error) {
 	return w.manifests[d], w.fail
