@@ -86,7 +86,7 @@ func (s *stage) operations() (all []operation) {
 
 // at fills a path's parameters.
 func (o *operation) at(id string) string {
-	return strings.NewReplacer("{id}", id, "{receipt}", "00ff", "{category}", "b", "{version}", "1").Replace(o.path)
+	return strings.NewReplacer("{id}", id, "{receipt}", "00ff", "{category}", "b", "{version}", "1", "{file}", "one").Replace(o.path)
 }
 
 func (o *operation) list() string {
