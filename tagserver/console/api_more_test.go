@@ -1,9 +1,9 @@
 package console
 
 import (
-	"io"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"

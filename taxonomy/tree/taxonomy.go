@@ -14,9 +14,9 @@ import (
 // Bounds of a taxonomy, so that a definition cannot ask for memory without end.
 const (
 	MaxCategories = 100_000
-	MaxAncestors  = 255 // of one category, over all its paths
-	MaxParents    = 32  // of one category
-	MaxTitle      = 256 // bytes
+	MaxAncestors  = 255  // of one category, over all its paths
+	MaxParents    = 32   // of one category
+	MaxTitle      = 256  // bytes
 	MaxMerged     = 1000 // IDs that one category took over
 )
 
