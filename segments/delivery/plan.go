@@ -198,14 +198,21 @@ func (p *planner) owed() []Removal {
 	return ordered(slices.Concat(p.was.Outbox, said))
 }
 
-// kept drops removals whose row is a target's now.
+// kept drops removals whose row is a target's now. A copy of it may still come up,
+// so that a row which is refused is no proof that there is none.
 func (p *planner) kept(rs []Removal) (kept []Removal) {
 	back := p.back(rs)
 	for _, r := range rs {
-		if o, ok := p.owner[r.ID]; r.Until <= p.in.Today || ok && p.targets(r.Audience, o) || back[row{r.Audience, r.ID}] != nil {
+		if r.Until <= p.in.Today {
 			continue
 		}
-		kept = append(kept, r)
+		if o, ok := p.owner[r.ID]; ok && p.targets(r.Audience, o) {
+			p.ends1(r.Audience, o, r.Until)
+		} else if o := back[row{r.Audience, r.ID}]; o != nil {
+			p.ends1(r.Audience, *o, r.Until)
+		} else {
+			kept = append(kept, r)
+		}
 	}
 	return kept
 }

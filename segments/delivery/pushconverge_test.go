@@ -364,3 +364,40 @@ func (r *pushRig) overSoon(dest *delivery.Destination, row string) bool {
 	}
 	return false
 }
+
+// A partner that says yes, takes it later, and refuses the same row in between: that
+// it was refused does not say that no copy comes.
+func TestARefusedRowIsNoProofThatNoCopyComes(t *testing.T) { // P8
+	w := newWorld(1)
+	v := w.visitors[0]
+	w.sees(v, colCar)
+	r := newPushRig(t, w)
+	dest := pushed()
+	dest.Floor = 1
+	var say fate
+	r.to.fate = func(*delivery.Chunk) fate { return say }
+	for _, step := range []struct {
+		member bool
+		fate   fate
+	}{{true, delays}, {false, takes}, {true, refuses}, {false, takes}} {
+		say = step.fate
+		if v.member["cars"] = step.member; !step.member {
+			delete(v.member, "cars")
+		}
+		if _, err := r.d.Run(context.Background(), dest, w.generation()); err != nil {
+			t.Fatal(err)
+		}
+		w.now += 2 * taxonomy.Hour
+	}
+	r.to.catchUp()
+	if len(r.to.holds(w.now)) != 1 {
+		t.Fatal("nothing came late, so nothing is shown")
+	}
+	w.now += taxonomy.OneDay
+	if _, err := r.d.Run(context.Background(), dest, w.generation()); err != nil {
+		t.Fatal(err)
+	}
+	if held := r.to.holds(w.now); len(held) > 0 {
+		t.Errorf("after a full the partner holds %v", held)
+	}
+}
