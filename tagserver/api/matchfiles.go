@@ -120,6 +120,9 @@ func (a *API) takeMatches(c echo.Context, id string) error {
 		return a.fail("keep the file for the time of the import", err)
 	}
 	defer file.Close()
+	if file.size == 0 {
+		return newProblem(http.StatusBadRequest, codeBadRequest, "take matches in: there is no line; send the file as the body of the request")
+	}
 	view := matchView{Faults: []delivery.MatchFault{}}
 	ctx := c.Request().Context()
 	err = a.audited(ctx, defs.Entry{What: "take matches in", Kind: string(defs.Destination), Object: id}, func() (err error) {

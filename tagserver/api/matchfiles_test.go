@@ -50,6 +50,7 @@ func TestMatchFilesAreTakenLineByLine(t *testing.T) {
 	}
 	s.must(http.StatusUnprocessableEntity, http.MethodPost, "/destinations/dsp/matches?name=1_2_3.sync", good)
 	s.must(http.StatusBadRequest, http.MethodPost, "/destinations/dsp/matches?nam=x", good)
+	s.must(http.StatusBadRequest, http.MethodPost, "/destinations/dsp/matches", "")
 	s.must(http.StatusNotFound, http.MethodPost, "/destinations/nobody/matches", good)
 	a := s.must(http.StatusOK, http.MethodGet, "/destinations/dsp/matches", "")
 	if string(a.body) != strings.Repeat("0", 32)+"\tP\n" || a.head.Get("Content-Disposition") != `attachment; filename="0_1_2.sync"` {
