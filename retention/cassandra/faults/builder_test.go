@@ -46,6 +46,7 @@ func shards() fold.Config {
 //	X term why it gives up the term
 //	! what     met trouble, and tries again
 //	A received stored duplicate dropped   the fold's account, with each generation
+//	M n      n events were acknowledged by the store
 func builder(ctx context.Context) error {
 	name := os.Getenv(envName)
 	st, err := cassandra.Open(ctx, options(os.Getenv(envKeyspace)))
@@ -104,7 +105,7 @@ func (b *building) hold(ctx context.Context, lease retention.Lease, ended <-chan
 	if err := b.log.Confirm(ctx); err != nil {
 		return err
 	}
-	f, err := fold.Open(ctx, fold.Options{Config: shards(), Log: b.log, Events: b.st.Events(), Keyed: b.keyed, Blobs: b.st.Blobs(),
+	f, err := fold.Open(ctx, fold.Options{Config: shards(), Log: b.log, Events: telling{b.st.Events()}, Keyed: b.keyed, Blobs: b.st.Blobs(),
 		Rules: func() fold.Classifier { return seen{} }, Term: lease.Term,
 		OnErased: func(ctx context.Context, list []fold.Erased) error {
 			keys := make([]taxonomy.VisitorKey, len(list))
@@ -216,6 +217,17 @@ func (b *building) closeDead(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// telling is Events that says how many were acknowledged.
+type telling struct{ retention.Events }
+
+func (t telling) Put(ctx context.Context, list []retention.StoredEvent) error {
+	err := t.Events.Put(ctx, list)
+	if err == nil {
+		say("M %d", len(list))
+	}
+	return err
 }
 
 // freezing is a Keyed in a process that is frozen just before the fifth swap of

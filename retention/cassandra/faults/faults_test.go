@@ -76,6 +76,7 @@ func TestLongFaultsLoseNothingAndCountNothingTwice(t *testing.T) { // P1, P6, R3
 	h.more(t, 200)
 
 	h.say("all nodes are killed")
+	h.doubtful[0] = time.Now().Add(-5 * time.Second)
 	cass(t, "kill", "1", "2", "3")
 	wait(all)
 	cass(t, "start", "1", "2", "3")
@@ -85,6 +86,7 @@ func TestLongFaultsLoseNothingAndCountNothingTwice(t *testing.T) { // P1, P6, R3
 	h.say("the whole cluster stops")
 	cass(t, "stop", "1", "2", "3")
 	stopped := time.Now()
+	h.doubtful[1] = stopped.Add(5 * time.Second)
 	wait(whole / 3)
 	b.kill() // with a third of the outage in its log alone
 	h.say("edge b is killed")

@@ -49,7 +49,16 @@ type history struct {
 	duplicate   uint64
 	drained     map[string]bool
 	acks, local int
-	troubles    map[string]int
+	// puts are the events that the store acknowledged, by when; doubtful is the time
+	// in which such events may be gone (README, an open finding).
+	puts     []put
+	doubtful [2]time.Time
+	troubles map[string]int
+}
+
+type put struct {
+	at time.Time
+	n  int
 }
 
 type publication struct {
@@ -95,6 +104,8 @@ func (h *history) hear(from, line string) {
 			}
 		}
 	} else if _, err := fmt.Sscanf(line, "A %d %d %d %d", &h.received, &h.stored, &h.duplicate, &h.dropped); err == nil {
+	} else if _, err := fmt.Sscanf(line, "M %d", &n); err == nil {
+		h.puts = append(h.puts, put{time.Now(), n})
 	} else if _, err := fmt.Sscanf(line, "K %d %d", &p.term, &p.number); err == nil {
 		p.by = from
 		h.claims[p.term] = p
