@@ -3,11 +3,11 @@ package delivery_test
 import (
 	"context"
 	"encoding/hex"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"runtime/metrics"
 	"slices"
 	"sync"
@@ -17,6 +17,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/embedded"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
@@ -25,49 +26,73 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// most is the most memory that was in use after a garbage collection between its
-// begin and end: what was really held, without garbage.
+// most is the most memory that was held at any of the places where a delivery was
+// looked at. It is looked at from within its own calls, to name a visitor and to
+// write and read a blob, so that it stands still meanwhile. What the runtime's own
+// collections report is no measure: they run beside the delivery, and all that is
+// allocated while they mark counts as live, which is more the busier the machine.
 type most struct {
 	mu    sync.Mutex
 	bytes uint64
-	ended bool
-}
-
-func beginMost() (*most, func()) {
-	was := debug.SetGCPercent(10)
-	runtime.GC()
-	m := &most{}
-	m.arm()
-	return m, func() {
-		m.look()
-		m.mu.Lock()
-		m.ended = true
-		m.mu.Unlock()
-		debug.SetGCPercent(was)
-	}
-}
-
-// arm looks after the next collection, and every one from then on.
-func (m *most) arm() {
-	runtime.SetFinalizer(&struct{ at [64]byte }{}, func(any) {
-		m.look()
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if !m.ended {
-			m.arm()
-		}
-	})
+	named int
 }
 
 func (m *most) look() {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(s)
 	m.mu.Lock()
-	m.bytes = max(m.bytes, s[0].Value.Uint64())
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	m.bytes = max(m.bytes, live())
 }
 
+// name looks after every so many visitors: more than once a bucket.
+func (m *most) name() {
+	m.mu.Lock()
+	m.named++
+	due := m.named%(bucket/2) == 0
+	m.mu.Unlock()
+	if due {
+		m.look()
+	}
+}
+
+// bucket is about how many rows a delivery holds.
+const bucket = 100_000
+
+// watched looks when a blob is opened, when it is wholly written but still held, and after
+// every so many of its bytes.
+type watched struct {
+	retention.Blobs
+	most *most
+}
+
+func (w watched) Put(ctx context.Context, name string, over taxonomy.Millis, content io.Reader) (retention.Blob, error) {
+	return w.Blobs.Put(ctx, name, over, &watchedContent{Reader: content, most: w.most})
+}
+
+func (w watched) Open(ctx context.Context, name string) (retention.BlobReader, error) {
+	w.most.look()
+	return w.Blobs.Open(ctx, name)
+}
+
+type watchedContent struct {
+	io.Reader
+	most *most
+	read int
+}
+
+func (w *watchedContent) Read(p []byte) (int, error) {
+	const each = 4 << 20
+	n, err := w.Reader.Read(p)
+	if (w.read+n)/each > w.read/each || err != nil {
+		w.most.look()
+	}
+	w.read += n
+	return n, err
+}
+
+// live is what is held now. The first collection lets whoever still worked come to
+// its next call and wait there, and lets go of what pools keep until the second.
 func live() uint64 {
+	runtime.GC()
 	runtime.GC()
 	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)
@@ -89,9 +114,11 @@ func heldFor(t testing.TB, n, rows int, format string, pulled bool) (bytes uint6
 	if rows > 0 {
 		f = smaller{f, rows}
 	}
+	m := &most{}
 	d, err := delivery.New(delivery.Options{
-		Keyed: store.Keyed(), Blobs: store.Blobs(),
+		Keyed: store.Keyed(), Blobs: watched{store.Blobs(), m},
 		Pseudonym: func(_ taxonomy.DestinationID, _ uint32, k taxonomy.VisitorKey) string {
+			m.name()
 			return hex.EncodeToString(k[:])
 		},
 		View:    func() (audience.View, error) { return c, nil },
@@ -115,12 +142,11 @@ func heldFor(t testing.TB, n, rows int, format string, pulled bool) (bytes uint6
 		Members:    func(context.Context, audience.Entry) (index.Set, error) { return index.Set{all}, nil },
 	}
 	was := live()
-	m, end := beginMost()
 	done, err := d.Run(context.Background(), dest, src)
-	end()
 	if err != nil || done.Rows != uint64(n) || done.Acknowledged != done.Chunks {
 		t.Fatalf("%v, %+v", err, done)
 	}
+	m.look()
 	return m.bytes - min(was, m.bytes)
 }
 
