@@ -80,7 +80,7 @@ func gather(ctx context.Context, dest *Destination, src *Source, newest audience
 	if newest.Shards() != shards {
 		return nil, fmt.Errorf("the source has %d shards, the newest view %d", shards, newest.Shards())
 	}
-	any, err := anyColumns(v, today)
+	any, err := anyColumns(v, src.Generation.Sources, today)
 	if err != nil {
 		return nil, fmt.Errorf("read columns: %w", err)
 	}
@@ -216,13 +216,11 @@ func readSet(v index.Leaves, shard int, set string) (*roaring.Bitmap, error) {
 	return roaring.FromDense(dense, false), nil
 }
 
-// anyColumns returns the columns of TraitAny of the sources in use.
-func anyColumns(v audience.View, today taxonomy.Day) (any []taxonomy.Column, err error) {
-	if a, ok := v.(interface{ Any() []taxonomy.Column }); ok {
-		return a.Any(), nil
-	}
+// anyColumns returns the columns of TraitAny of the sources that the generation was
+// built with: what another one saw, withdrawn by now, lets nobody be held longer.
+func anyColumns(v audience.View, sources []taxonomy.SourceID, today taxonomy.Day) (any []taxonomy.Column, err error) {
 	err = v.Columns(today-taxonomy.RetentionDays, today+1, func(c taxonomy.Column, _ uint64) {
-		if c.Trait == taxonomy.TraitAny {
+		if c.Trait == taxonomy.TraitAny && slices.Contains(sources, c.Source) {
 			any = append(any, c)
 		}
 	})

@@ -70,6 +70,8 @@ var (
 	colCar  = column("c:iab/car")
 	colBoat = column("c:iab/boat")
 	colList = column("l:vip=in")
+	// colAlly is what another source saw, which no generation here was built with.
+	colAlly = taxonomy.Column{Source: "ally", Trait: taxonomy.TraitAny}
 )
 
 func newWorld(visitors int) *world {
@@ -205,7 +207,7 @@ func pseudonym(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) st
 // generation builds the next generation and a source of it.
 func (w *world) generation() delivery.Source {
 	w.gen++
-	g := &audience.Generation{Epoch: w.epoch, Number: w.gen, Clock: w.now, Shards: w.shards}
+	g := &audience.Generation{Epoch: w.epoch, Number: w.gen, Clock: w.now, Shards: w.shards, Sources: []taxonomy.SourceID{"own"}}
 	members := map[taxonomy.AudienceID]index.Set{}
 	for _, a := range w.audiences {
 		s := index.NewSet(w.shards)
@@ -318,7 +320,7 @@ func (v *view) Newest(shard, block int, cs []taxonomy.Column, from, to taxonomy.
 }
 
 func (v *view) Columns(from, to taxonomy.Day, fn func(taxonomy.Column, uint64)) error {
-	for _, c := range []taxonomy.Column{colAny, colBoat, colCar, colList} {
+	for _, c := range []taxonomy.Column{colAny, colAlly, colBoat, colCar, colList} {
 		fn(c, 1)
 	}
 	return nil
