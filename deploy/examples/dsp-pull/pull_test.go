@@ -88,7 +88,7 @@ func (p *people) MatchID(taxonomy.DestinationID, int, uint32) (string, taxonomy.
 
 func (p *people) source() delivery.Source {
 	p.gen++
-	g := &audience.Generation{Number: p.gen, Clock: p.clock.Now(), Shards: 1}
+	g := &audience.Generation{Number: p.gen, Clock: p.clock.Now(), Shards: 1, Sources: []taxonomy.SourceID{"own"}}
 	for _, a := range []taxonomy.AudienceID{"boats", "cars"} {
 		g.Audiences = append(g.Audiences, audience.Entry{ID: a})
 	}
