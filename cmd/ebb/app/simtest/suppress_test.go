@@ -90,16 +90,19 @@ func TestAConverterIsTakenFromTheReceiverWithinAMinute(t *testing.T) {
 	if to.take(); len(to.holds) != 4 {
 		t.Fatalf("the receiver holds %d at first", len(to.holds))
 	}
-	second := func() {
+	// second reports whether it had a look at a checkpoint with so many converters.
+	second := func(converters int) (looked bool) {
 		s.clock.Add(int64(taxonomy.Second))
 		s.timers.fire(pollEvery, 1) // it folds, and makes checkpoints
 		if s.now()/taxonomy.Second%5 == 0 {
+			looked = s.seen(converters) // before: a checkpoint may come beside the look
 			s.timers.fire(suppressEvery, 1)
 		}
+		return looked
 	}
 	for i, wait := range []int{1, 17, 29, 36} {
 		for range wait {
-			second()
+			second(0)
 		}
 		s.newestFrame()
 		at := s.now()
@@ -110,9 +113,7 @@ func TestAConverterIsTakenFromTheReceiverWithinAMinute(t *testing.T) {
 		}
 		want := 3 - i
 		for len(to.holds) != want && s.now() < at+60*taxonomy.Second {
-			looks := s.now()/taxonomy.Second%5 == 4
-			second()
-			if looks && s.seen(i+1) {
+			if second(i + 1) {
 				s.untilTaken(to, want)
 			}
 		}
