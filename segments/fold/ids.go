@@ -2,14 +2,14 @@ package fold
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
 // idMap finds the ordinal of a visitor key: an open-addressed table of ordinals,
 // whose keys stand in the list of visitors. It takes 5 to 11 bytes a visitor, and a
-// restart fills it in a pass (R35). A key is a keyed hash, so its first bytes are
-// as good as a hash of it.
+// restart fills it in a pass (R35).
 //
 // Every ordinal that is in the table is that of a visitor whose key is in the list.
 type idMap struct {
@@ -17,8 +17,12 @@ type idMap struct {
 	n     int
 }
 
+// home is where a key is looked for first. Keys are keyed hashes, but those of one
+// shard are alike in some bits of the first half: all bits of both decide, multiplied
+// with 2^64 over the golden ratio.
 func (m *idMap) home(k taxonomy.VisitorKey) uint64 {
-	return binary.LittleEndian.Uint64(k[:8]) & uint64(len(m.slots)-1)
+	h := (binary.LittleEndian.Uint64(k[:8]) ^ bits.RotateLeft64(binary.LittleEndian.Uint64(k[8:]), 32)) * 0x9e3779b97f4a7c15
+	return h >> (64 - bits.TrailingZeros(uint(len(m.slots))))
 }
 
 // get returns the ordinal of a key in a list of visitors.
