@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,7 +47,7 @@ func shards() fold.Config {
 //	X term why it gives up the term
 //	! what     met trouble, and tries again
 //	A received stored duplicate dropped   the fold's account, with each generation
-//	M n      n events were acknowledged by the store
+//	M a1 b2…  these events were acknowledged by the store
 func builder(ctx context.Context) error {
 	name := os.Getenv(envName)
 	st, err := cassandra.Open(ctx, options(os.Getenv(envKeyspace)))
@@ -219,13 +220,18 @@ func (b *building) closeDead(ctx context.Context) {
 	}
 }
 
-// telling is Events that says how many were acknowledged.
+// telling is Events that says which were acknowledged.
 type telling struct{ retention.Events }
 
 func (t telling) Put(ctx context.Context, list []retention.StoredEvent) error {
 	err := t.Events.Put(ctx, list)
 	if err == nil {
-		say("M %d", len(list))
+		var b strings.Builder
+		for i := range list {
+			edge, n := idOf(list[i].Record.Event.ID)
+			fmt.Fprintf(&b, " %s%d", edge[:1], n)
+		}
+		say("M%s", b.String())
 	}
 	return err
 }

@@ -52,13 +52,15 @@ type history struct {
 	// puts are the events that the store acknowledged, by when; doubtful is the time
 	// in which such events may be gone (README, an open finding).
 	puts     []put
+	putOf    map[taxonomy.EventID][]int // by event: which of puts had it
 	doubtful [2]time.Time
 	troubles map[string]int
 }
 
 type put struct {
-	at time.Time
-	n  int
+	by  string
+	at  time.Time
+	ids []taxonomy.EventID
 }
 
 type publication struct {
@@ -69,7 +71,7 @@ type publication struct {
 }
 
 func newHistory(t testing.TB) *history {
-	return &history{t: t, began: time.Now(), events: map[taxonomy.EventID]outcome{}, next: map[string]int{}, writers: map[string]string{},
+	return &history{t: t, began: time.Now(), events: map[taxonomy.EventID]outcome{}, putOf: map[taxonomy.EventID][]int{}, next: map[string]int{}, writers: map[string]string{},
 		closed: map[string]uint64{}, claims: map[uint64]publication{}, gaveUp: map[uint64]string{}, drained: map[string]bool{}, troubles: map[string]int{}}
 }
 
@@ -104,8 +106,16 @@ func (h *history) hear(from, line string) {
 			}
 		}
 	} else if _, err := fmt.Sscanf(line, "A %d %d %d %d", &h.received, &h.stored, &h.duplicate, &h.dropped); err == nil {
-	} else if _, err := fmt.Sscanf(line, "M %d", &n); err == nil {
-		h.puts = append(h.puts, put{time.Now(), n})
+	} else if list, ok := strings.CutPrefix(line, "M "); ok {
+		p := put{by: from, at: time.Now()}
+		for _, event := range strings.Fields(list) {
+			if _, err := fmt.Sscanf(event, "%1s%d", &what, &n); err == nil {
+				id := eventID(what, n)
+				p.ids = append(p.ids, id)
+				h.putOf[id] = append(h.putOf[id], len(h.puts))
+			}
+		}
+		h.puts = append(h.puts, p)
 	} else if _, err := fmt.Sscanf(line, "K %d %d", &p.term, &p.number); err == nil {
 		p.by = from
 		h.claims[p.term] = p
@@ -210,6 +220,7 @@ func (h *history) start(t testing.TB, role, name, keyspace, dir, freeze string) 
 	go func() {
 		defer close(p.done)
 		lines := bufio.NewScanner(out)
+		lines.Buffer(nil, 16<<20) // an M names all events of a write
 		for lines.Scan() {
 			h.hear(name, lines.Text())
 		}
