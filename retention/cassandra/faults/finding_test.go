@@ -59,7 +59,7 @@ func (h *history) explain(t *testing.T, keyspace string, missing []taxonomy.Even
 	} else {
 		f := newFound()
 		for v := range byVisitor {
-			if err := st.Events().Visitor(t.Context(), v, 0, 1<<14, func(e *retention.StoredEvent) error { f.add(&e.Record); return nil }); err != nil {
+			if err := st.Events().Visitor(t.Context(), v, now().Day()-1, now().Day(), func(e *retention.StoredEvent) error { f.add(&e.Record); return nil }); err != nil {
 				h.note("  read a visitor: %v", err)
 			}
 		}
