@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -168,17 +170,23 @@ func readFile(t testing.TB, fs wal.FS, path string) []byte {
 	return b
 }
 
-func seeds(t testing.TB, n uint64) []uint64 {
+// seeds are 1 to n, or what EBB_SEED says: one number, or from-to.
+func seeds(t testing.TB, n uint64) (out []uint64) {
+	from, to := uint64(1), n
 	if s := os.Getenv("EBB_SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("EBB_SEED=%q: want a number", s)
+		first, last, ranged := strings.Cut(s, "-")
+		if !ranged {
+			last = first
 		}
-		return []uint64{seed}
+		var errs [2]error
+		from, errs[0] = strconv.ParseUint(first, 10, 64)
+		to, errs[1] = strconv.ParseUint(last, 10, 64)
+		if errors.Join(errs[:]...) != nil || to < from {
+			t.Fatalf("EBB_SEED=%q: want a number, or two as 201-900", s)
+		}
 	}
-	out := make([]uint64, n)
-	for i := range out {
-		out[i] = uint64(i) + 1
+	for ; from <= to; from++ {
+		out = append(out, from)
 	}
 	return out
 }
