@@ -131,7 +131,7 @@ func ownKeyspace(t *testing.T) *Store {
 	}
 	t.Cleanup(func() {
 		st.Close()
-		if err := Drop(context.Background(), o); err != nil {
+		if err := drop(o); err != nil {
 			t.Error(err)
 		}
 	})
