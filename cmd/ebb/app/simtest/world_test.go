@@ -43,6 +43,7 @@ type world struct {
 	flags map[string]string
 	seed  uint64
 	rand  io.Reader
+	fail  func(format string, args ...any) // ends the test, and says what led to it
 
 	fs       wal.FS
 	power    *crashfs.FS // fs, if its power can fail
@@ -59,6 +60,10 @@ func newWorld(t testing.TB, fs wal.FS, seed uint64, flags map[string]string) *wo
 	t.Helper()
 	w := &world{t: t, fs: fs, seed: seed, log: &lines{}, rand: &lockedRand{r: rand.NewChaCha8(chachaSeed(seed))}}
 	w.power, _ = fs.(*crashfs.FS)
+	w.fail = func(format string, args ...any) {
+		t.Helper()
+		t.Fatalf("seed %d: "+format, append([]any{seed}, args...)...)
+	}
 	w.clock.Store(int64(start))
 	w.flags = map[string]string{
 		"data": dataDir, "listen.public": "127.0.0.1:0", "listen.partner": "127.0.0.1:0", "listen.private": "127.0.0.1:0",
@@ -152,7 +157,7 @@ func (w *world) open() error {
 func (w *world) mustOpen() {
 	w.t.Helper()
 	if err := w.open(); err != nil {
-		w.t.Fatalf("seed %d: open: %v", w.seed, err)
+		w.fail("open: %v", err)
 	}
 }
 
