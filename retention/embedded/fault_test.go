@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/retention/embedded"
+	"github.com/ebb-dmp/ebb/retention/log/crashfs"
 )
 
 // Power loss before any write, with nothing, all, or some of what was not synced
@@ -240,5 +242,81 @@ func writeFile(t testing.TB, fs vfs.FS, path string, b []byte) {
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A disk may keep the removal of a name and not the creation of another before it,
+// or the other way round, as long as the folder is not synced. At every moment of a
+// purge, which opens the database anew three times, one of them must be durable.
+func TestAPurgeSurvivesNamesThatAreKeptInNoOrder(t *testing.T) {
+	ctx := t.Context()
+	fs := crashfs.New()
+	o := options(fs, at0)
+	s := open(t, o)
+	v := random(1)
+	if err := s.Events().Put(ctx, []retention.StoredEvent{event(v, 1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	begin := fs.Len()
+	if err := s.Events().Expire(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	end := fs.Len()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	only := func(kinds ...crashfs.Kind) crashfs.Keep {
+		return func(op crashfs.Op) int {
+			if slices.Contains(kinds, op.Kind) {
+				return crashfs.All(op)
+			}
+			return 0
+		}
+	}
+	keeps := map[string]crashfs.Keep{"only removals": only(crashfs.Remove), "only creations": only(crashfs.Create, crashfs.Rename)}
+	for at := begin; at <= end; at++ {
+		for what, keep := range keeps {
+			o.FS = fs.Crash(at, keep)
+			s, err := embedded.Open(o)
+			if err != nil {
+				t.Fatalf("power loss at change %d of %d, %s kept: %v", at-begin, end-begin, what, err)
+			}
+			n := 0
+			err = s.Events().Visitor(ctx, v, -1<<20, 1<<20, func(*retention.StoredEvent) error { n++; return nil })
+			if err := errors.Join(err, s.Close()); err != nil || n != 1 {
+				t.Fatalf("power loss at change %d of %d, %s kept: %d events are there, want 1; %v", at-begin, end-begin, what, n, err)
+			}
+		}
+	}
+	t.Logf("%d changes", end-begin)
+}
+
+// To Pebble a database without a marker is a new one, of which it removes all.
+func TestADatabaseThatLostItsMarkerIsRefused(t *testing.T) {
+	o := options(vfs.NewMem(), at0)
+	s := open(t, o)
+	if err := s.Events().Put(t.Context(), []retention.StoredEvent{event(random(1), 1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := o.FS.List("/data/db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "marker.manifest.") {
+			if err := o.FS.Remove("/data/db/" + name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, err = embedded.Open(o)
+	if !errors.Is(err, retention.ErrCorrupt) || !strings.Contains(err.Error(), "no marker.manifest file") {
+		t.Fatalf("it opens: %v", err)
+	}
+	if after, err := o.FS.List("/data/db"); err != nil || len(after) != len(names)-1 {
+		t.Fatalf("of %d files %d are left, %v", len(names)-1, len(after), err)
 	}
 }

@@ -120,7 +120,8 @@ func (f fencedFile) SyncTo(n int64) (full bool, err error) {
 //   - Before a marker is created, which names the manifest to open next, the
 //     directory is synced. Pebble creates both and syncs once, behind; a disk that
 //     keeps the one name and not the other would leave a database that does not
-//     open.
+//     open. And before a marker is removed, so that the one in its place is there:
+//     a database without any is an empty one to Pebble.
 //   - Pebble's own lock is no lock: that of the data directory covers it.
 //   - Where a log file or the directory cannot be written, the store fails, and
 //     Pebble is told that all went well. It would end the process, in a way that
@@ -144,7 +145,7 @@ func (f pebbleFS) Unwrap() vfs.FS { return f.FS }
 func (f pebbleFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 func (f pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if strings.HasPrefix(f.PathBase(name), "marker.") {
+	if isMarker(f.PathBase(name)) {
 		if err := syncDir(f.fencedFS, f.PathDir(name)); err != nil {
 			return nil, err
 		}
@@ -164,6 +165,18 @@ func (f pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error)
 	}
 	return trustedFile{file, f.fail}, nil
 }
+
+func (f pebbleFS) Remove(name string) error {
+	if isMarker(f.PathBase(name)) {
+		if err := syncDir(f.fencedFS, f.PathDir(name)); err != nil {
+			return err
+		}
+	}
+	return f.fencedFS.Remove(name)
+}
+
+// isMarker reports whether a file of Pebble's names another, which is to be opened.
+func isMarker(base string) bool { return strings.HasPrefix(base, "marker.") }
 
 func (f pebbleFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if err := f.Remove(oldname); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -47,7 +48,32 @@ func pebbleOptions(f vfs.FS, compress bool) *pebble.Options {
 	return o
 }
 
+// checkMarker refuses a database that has lost the marker that names its manifest:
+// Pebble would take it for a new one, and remove all that is in it.
+func (s *Store) checkMarker() error {
+	names, err := s.fs.List(s.dbDir())
+	if err != nil {
+		return err
+	}
+	held := ""
+	for _, name := range names {
+		switch {
+		case strings.HasPrefix(name, "marker.manifest."):
+			return nil
+		case strings.HasSuffix(name, ".sst"), strings.HasSuffix(name, ".log"):
+			held = name
+		}
+	}
+	if held == "" {
+		return nil // it is new, or was made and never written to
+	}
+	return fmt.Errorf("%w: %s: %s is there, and no marker.manifest file says what to open; restore a backup, or bring the file back", retention.ErrCorrupt, s.dbDir(), held)
+}
+
 func (s *Store) openPebble() (_ *pebble.DB, err error) {
+	if err := s.checkMarker(); err != nil {
+		return nil, err
+	}
 	o := pebbleOptions(pebbleFS{s.fs, s.dbDir(), s.fail}, s.o.Compress)
 	o.CacheSize = s.o.CacheBytes
 	o.MemTableSize = s.o.MemTableBytes
