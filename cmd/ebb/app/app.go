@@ -50,6 +50,9 @@ type Options struct {
 	// moving: this carries another installation over, so that what the definitions
 	// say is not looked at until all of them are there.
 	moving bool
+	// shared is the cluster to join instead of the one that the settings name: for
+	// tests.
+	shared *shared
 }
 
 // App is a running Ebb without its listeners: the stores, the fold, audiences
@@ -88,6 +91,7 @@ type App struct {
 	builder     *audience.Builder
 	current     atomic.Pointer[audience.Generation]
 	seg         *audience.Seg
+	nextDue     atomic.Int64 // when the generation after the one behind seg is due, in ms
 	deliverer   *delivery.Deliverer
 	dues        dues
 	building    sync.Mutex

@@ -23,9 +23,10 @@ import (
 // cluster is what a node has besides when data is in Cassandra: nodes share
 // nothing but that.
 type cluster struct {
-	store  *cassandra.Store
-	log    *cassandra.Log
-	erased erasedSet
+	store   sharedStore
+	openLog func(*App, openLocalLog) (sharedLog, error)
+	log     sharedLog
+	erased  erasedSet
 	// delivers is set while this node holds the lease of deliveries.
 	delivers atomic.Pointer[tenure]
 	// took is when this node last took over a group, in ms.
@@ -38,6 +39,39 @@ type cluster struct {
 	// withdrawn: pages were built with a source that may not be used any more, so
 	// lists of other nodes do not count until the next generation.
 	withdrawn atomic.Bool
+	// read are the last lists for pages that other nodes were heard to have written.
+	read heardLists
+}
+
+// sharedStore is the store that all nodes of a cluster have: an engine, and what
+// only they need. It is Cassandra; tests have one in memory.
+type sharedStore interface {
+	engine
+	PutErasures(context.Context, []cassandra.Erasure) error
+	Erasures(ctx context.Context, from taxonomy.Millis, fn func(cassandra.Erasure)) error
+	Problems(context.Context) ([]cassandra.Problem, error)
+	Audit(context.Context, cassandra.AuditOptions) (cassandra.AuditReport, error)
+	Buckets() int
+}
+
+// sharedLog is a node's log together with those of the others.
+type sharedLog interface {
+	retention.Log
+	Writer() taxonomy.WriterID
+	// Confirm returns when nobody can close this node's log below what is read of
+	// it here.
+	Confirm(context.Context) error
+	Holes(context.Context, taxonomy.Group, retention.Position) ([]cassandra.Hole, error)
+	Close(context.Context) error
+}
+
+// openLocalLog opens this node's part of the log for a new writer.
+type openLocalLog func(taxonomy.WriterID) (*wal.Log, error)
+
+// shared is a cluster to join.
+type shared struct {
+	store sharedStore
+	log   func(*App, openLocalLog) (sharedLog, error)
 }
 
 // mayTake reports whether this node may try to take over a group: one a second, so
@@ -100,26 +134,35 @@ func (a *App) openCluster(ctx context.Context, o Options) error {
 		return fmt.Errorf("lock %s: %w: %w; another process uses this data directory: stop it, or go through its API", dir, errNodeInUse, err)
 	}
 	a.life.onStop("data directory", func(context.Context) error { return lock.Close() })
+	to := o.shared
+	if to == nil {
+		if to, err = a.onCassandra(ctx, o); err != nil {
+			return err
+		}
+	}
+	a.cluster = &cluster{store: to.store, openLog: to.log}
+	a.store = to.store
+	a.life.onStop("store", func(context.Context) error { return to.store.Close() })
+	return nil
+}
+
+// onCassandra opens the cluster that the settings name.
+func (a *App) onCassandra(ctx context.Context, o Options) (*shared, error) {
 	co, err := CassandraOptions(&a.cfg, a.env, o.Logger)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	co.AnyClock = o.AnyClock
 	st, err := cassandra.Open(ctx, co)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a.cluster = &cluster{store: st}
-	a.store = clusterEngine{st}
-	a.life.onStop("store", func(context.Context) error { return st.Close() })
-	return nil
+	return &shared{clusterEngine{st}, func(a *App, open openLocalLog) (sharedLog, error) { return a.copiedLog(st, open) }}, nil
 }
 
-// openClusterLog opens this node's log and what copies it to the cluster.
-func (a *App) openClusterLog(open func(taxonomy.WriterID) (*wal.Log, error)) error {
-	c := a.cluster
-	var err error
-	c.log, err = cassandra.OpenLog(c.store, cassandra.LogOptions{
+// copiedLog is this node's log, and what copies it to Cassandra.
+func (a *App) copiedLog(st *cassandra.Store, open openLocalLog) (sharedLog, error) {
+	l, err := cassandra.OpenLog(st, cassandra.LogOptions{
 		OpenLocal: func(id taxonomy.WriterID) (cassandra.LocalLog, error) {
 			l, err := open(id)
 			if err != nil {
@@ -130,6 +173,15 @@ func (a *App) openClusterLog(open func(taxonomy.WriterID) (*wal.Log, error)) err
 		Node: a.cfg.Node, Groups: a.install.Groups, Life: a.cfg.Cassandra.Lease,
 	})
 	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// openClusterLog opens this node's log together with those of the others.
+func (a *App) openClusterLog(open openLocalLog) (err error) {
+	c := a.cluster
+	if c.log, err = c.openLog(a, open); err != nil {
 		return err
 	}
 	a.wal = tellingLog{c.log, a}
@@ -162,7 +214,7 @@ func (l ownLog) End(ctx context.Context, g taxonomy.Group, from retention.Positi
 
 // tellingLog tells all nodes of an erasure before it is answered (R24).
 type tellingLog struct {
-	*cassandra.Log
+	sharedLog
 	a *App
 }
 
@@ -180,7 +232,7 @@ func (l tellingLog) Append(ctx context.Context, g taxonomy.Group, records []taxo
 		}
 	}
 	if len(list) == 0 {
-		return l.Log.Append(ctx, g, records, ack)
+		return l.sharedLog.Append(ctx, g, records, ack)
 	}
 	told := make(chan error, 1)
 	go func() {
@@ -188,7 +240,7 @@ func (l tellingLog) Append(ctx context.Context, g taxonomy.Group, records []taxo
 		defer cancel()
 		told <- l.a.cluster.store.PutErasures(ctx, list)
 	}()
-	ref, reached, err := l.Log.Append(ctx, g, records, max(ack, retention.AckQuorum))
+	ref, reached, err := l.sharedLog.Append(ctx, g, records, max(ack, retention.AckQuorum))
 	if terr := <-told; terr != nil {
 		reached = min(reached, retention.AckLocal)
 	}

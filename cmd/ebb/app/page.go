@@ -12,11 +12,32 @@ import (
 // pages answers /v1/seg (R33).
 type pages struct{ a *App }
 
-// Page is tagserver.Audiences.
-func (p pages) Page(ctx context.Context, v taxonomy.VisitorKey, _ taxonomy.SiteID) (tagserver.PageAnswer, error) {
+// Page is tagserver.Audiences. An answer is stale when the next generation is
+// overdue, whoever should have built it: lists of visitors who did nothing since
+// are as old as the last one. One of the day before yesterday or older tells
+// nothing any more, since it may tell of what is over (P5).
+func (p pages) Page(ctx context.Context, v taxonomy.VisitorKey, _ taxonomy.SiteID) (ans tagserver.PageAnswer, err error) {
 	if p.a.cluster != nil && !p.a.fold.of(v, p.a.install.Shards).builds() {
-		return p.clusterPage(ctx, v)
+		ans, err = p.clusterPage(ctx, v)
+	} else {
+		ans, err = p.ownPage(v)
 	}
+	st := p.a.seg.State()
+	if err != nil || st == nil {
+		return ans, err
+	}
+	now, gen := p.a.env.millis(), st.Pages.Generation()
+	if now > taxonomy.Millis(p.a.nextDue.Load())+lagLimit {
+		ans.Stale = true
+	}
+	if now.Day() > gen.Clock.Day()+1 {
+		ans.Audiences, ans.AsOf = ans.Audiences[:0], gen.Clock
+	}
+	return ans, nil
+}
+
+// ownPage is Page on the node that builds the visitor's group.
+func (p pages) ownPage(v taxonomy.VisitorKey) (tagserver.PageAnswer, error) {
 	ids, err := p.a.seg.Visitor(nil, v, p.a.fold.Clock().Day())
 	if err != nil {
 		return tagserver.PageAnswer{}, err

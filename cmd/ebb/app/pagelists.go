@@ -190,7 +190,8 @@ func parsePageList(b []byte) (*pageList, error) {
 
 // remotePage answers for a visitor of a group that another node builds: the list
 // that its builder published, with what this node's own log changes in it. If the
-// cluster does not answer in time, it is what this node knows, marked stale.
+// cluster does not answer in time, that is the list which was last read, or else
+// the generation's, and marked stale: what other nodes did since may be missing.
 func (a *App) remotePage(ctx context.Context, v taxonomy.VisitorKey) (ids []taxonomy.AudienceID, asOf taxonomy.Millis, stale bool, err error) {
 	g := a.fold.of(v, a.install.Shards)
 	asOf = g.fold.Load().View().Clock()
@@ -199,33 +200,88 @@ func (a *App) remotePage(ctx context.Context, v taxonomy.VisitorKey) (ids []taxo
 		return nil, 0, false, err
 	}
 	st := a.seg.State()
-	if st == nil || a.cluster.withdrawn.Load() {
+	if st == nil {
 		return own, asOf, false, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, pageListWithin)
-	defer cancel()
-	it, err := a.store.Keyed().Get(ctx, pageSpace, retention.Key{Partition: string(v[:])})
-	if errors.Is(err, retention.ErrNotFound) {
-		return own, asOf, false, nil
-	}
-	var list *pageList
-	if err == nil {
-		list, err = parsePageList(it.Value)
-	}
-	if err != nil {
-		return own, asOf, true, nil
 	}
 	gen := st.Pages.Generation()
-	if list.at < gen.Clock {
-		return own, asOf, false, nil // the generation is newer
+	// A generation that is ahead of the checkpoint that this node follows knows
+	// more than what corrects it here: until the checkpoint is read, a second later,
+	// or for as long as it cannot be.
+	stale = asOf < gen.Clock
+	if a.cluster.withdrawn.Load() {
+		return own, asOf, stale, nil
+	}
+	list, err := a.readList(ctx, v)
+	if err != nil {
+		// What changed at other nodes between the generation and the checkpoint is
+		// in lists alone.
+		asOf, stale = min(asOf, gen.Clock), true
+		list = a.cluster.read.of(v)
+	}
+	if list == nil || list.at < gen.Clock || a.env.millis() >= list.at+pageListLife {
+		return own, asOf, stale, nil // the generation is newer, or all there is
 	}
 	asOf = list.at
 	if o := a.cluster.own[g.n].Load(); o != nil {
 		if ref, ok := o.of(v); ok && list.last[ref.Writer] < ref.Seq {
-			return applied(list.ids, st.Published(v), own), asOf, false, nil
+			return applied(list.ids, st.Published(v), own), asOf, stale, nil
 		}
 	}
-	return list.ids, asOf, false, nil
+	return list.ids, asOf, stale, nil
+}
+
+// readList reads the list of a visitor, nil if there is none, and remembers it.
+func (a *App) readList(ctx context.Context, v taxonomy.VisitorKey) (*pageList, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageListWithin)
+	defer cancel()
+	it, err := a.store.Keyed().Get(ctx, pageSpace, retention.Key{Partition: string(v[:])})
+	if errors.Is(err, retention.ErrNotFound) {
+		a.cluster.read.keep(v, nil)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, err := parsePageList(it.Value)
+	if err == nil {
+		a.cluster.read.keep(v, list)
+	}
+	return list, err
+}
+
+// heardLists are lists that were read, by visitor, for when the cluster does not
+// answer: those of the last visitors who asked, between keptLists and twice as
+// many. Its zero value is empty. It is safe for concurrent use.
+type heardLists struct {
+	mu         sync.Mutex
+	young, old map[taxonomy.VisitorKey]*pageList
+}
+
+// keptLists is about 4 MB of lists.
+const keptLists = 1 << 13
+
+// keep remembers the list of a visitor; nil forgets it.
+func (r *heardLists) keep(v taxonomy.VisitorKey, l *pageList) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l == nil {
+		delete(r.young, v)
+		delete(r.old, v)
+		return
+	}
+	if r.young == nil || len(r.young) >= keptLists {
+		r.young, r.old = make(map[taxonomy.VisitorKey]*pageList), r.young
+	}
+	r.young[v] = l
+}
+
+func (r *heardLists) of(v taxonomy.VisitorKey) *pageList {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.young[v]; l != nil {
+		return l
+	}
+	return r.old[v]
 }
 
 // applied is a list with the same changes made that lead from before to after.
@@ -245,6 +301,7 @@ func applied(list, before, after []taxonomy.AudienceID) []taxonomy.AudienceID {
 // clusterPage is Page on a node that does not build the visitor's group.
 func (p pages) clusterPage(ctx context.Context, v taxonomy.VisitorKey) (tagserver.PageAnswer, error) {
 	if p.a.erasedNow(v) {
+		p.a.cluster.read.keep(v, nil)
 		return tagserver.PageAnswer{AsOf: p.a.fold.Clock(), Audiences: []tagserver.PageAudience{}}, nil
 	}
 	ids, asOf, stale, err := p.a.remotePage(ctx, v)

@@ -112,11 +112,30 @@ func (a *App) swapSeg(ctx context.Context) error {
 	}
 	st := &audience.PageState{Pages: pages, Ordinals: v, Catalog: c.audiences, Resolver: r}
 	st.Prepare()
+	due, err := a.dueAfter(g.Clock)
+	if err != nil {
+		return err
+	}
 	if a.cluster != nil {
 		a.cluster.withdrawn.Store(slices.ContainsFunc(g.Sources, func(id taxonomy.SourceID) bool { return !slices.Contains(c.inUse, id) }))
 	}
+	a.nextDue.Store(int64(due))
 	a.seg.Swap(st)
 	return nil
+}
+
+// dueAfter is when the generation after one as of a time is due: by the schedule,
+// and at midnight (R21).
+func (a *App) dueAfter(clock taxonomy.Millis) (taxonomy.Millis, error) {
+	midnight := (clock.Day() + 1).Start()
+	s, err := ParseSchedule(a.cfg.Build.Schedule)
+	if err != nil {
+		return 0, fmt.Errorf("build.schedule: %w", err)
+	}
+	if next := s.Next(clock.Time()); !next.IsZero() {
+		return min(midnight, taxonomy.MillisOf(next)), nil
+	}
+	return midnight, nil
 }
 
 // pagesOf turns a generation round, or returns the pages in force if they are of
