@@ -93,6 +93,7 @@ func (d *Deliverer) carry(ctx context.Context, from *Deliverer, dest taxonomy.De
 	if err != nil {
 		return err
 	}
+	defer l.Close()
 	// A file of an earlier attempt may have other members under the same name.
 	keep := map[string]bool{}
 	for _, f := range h.Files {
@@ -122,7 +123,7 @@ func (d *Deliverer) carry(ctx context.Context, from *Deliverer, dest taxonomy.De
 	h.Sent = nil // to be looked at, and of ordinals that mean others there
 	if h.Ledger != "" {
 		b, err := l.renumber(n).marshal(n.Shards())
-		if err != nil {
+		if err := errors.Join(l.IDs.err(), err); err != nil {
 			return err
 		}
 		if err := d.putBlob(ctx, dest, h.Ledger, h.LedgerOver, bytes.NewReader(b)); err != nil {
@@ -211,17 +212,19 @@ func (l *Ledger) renumber(n *index.Numbering) *Ledger {
 		}
 	}
 	if l.IDs != nil {
-		out.IDs = make([]map[uint32]string, n.Shards())
-		for s := range out.IDs {
-			out.IDs[s] = map[uint32]string{}
+		// All of them: a move is made once, with nothing else under way.
+		ids := make([]map[uint32]string, n.Shards())
+		for s := range ids {
+			ids[s] = map[uint32]string{}
 		}
-		for s, ids := range l.IDs {
-			for o, id := range ids {
-				if p, ok := n.Of(s, o); ok {
-					out.IDs[p.Shard][p.Ordinal] = id
+		for s := range l.IDs.who {
+			for w := l.IDs.walk(s); w.next(); {
+				if p, ok := n.Of(s, w.ordinal); ok {
+					ids[p.Shard][p.Ordinal] = string(w.id)
 				}
 			}
 		}
+		out.IDs = matchedOf(ids)
 	}
 	removals := func(rs []Removal) []Removal {
 		rs = slices.Clone(rs)
@@ -274,6 +277,7 @@ func (d *Deliverer) stock(ctx context.Context, k *Kept, key func(int, uint32) ta
 	if err != nil {
 		return err
 	}
+	defer l.Close()
 	number := func(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 	for what, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
 		for a, held := range rows {
@@ -289,12 +293,15 @@ func (d *Deliverer) stock(ctx context.Context, k *Kept, key func(int, uint32) ta
 			}
 		}
 	}
-	for s, ids := range l.IDs {
-		for o, id := range ids {
-			if v := key(s, o); !v.IsZero() {
-				k.Sum.Add([]byte{'i'}, []byte(id), v[:])
+	for s := range h.Shards {
+		for w := l.IDs.walk(s); w.next(); {
+			if v := key(s, w.ordinal); !v.IsZero() {
+				k.Sum.Add([]byte{'i'}, w.id, v[:])
 			}
 		}
+	}
+	if err := l.IDs.err(); err != nil {
+		return err
 	}
 	for what, rs := range [][]Removal{l.Outbox, l.Said} {
 		for _, r := range rs {

@@ -14,11 +14,21 @@ type comparison struct {
 	was, next *Ledger
 	e         Effects
 	name      func(shard int, ordinal uint32) (string, bool)
+	ids       *Matched // by which name names, by match
+	spools    []Spool
+}
+
+// close lets go of what the IDs lie in: those of next and of name too.
+func (c *comparison) close() {
+	c.was.Close() // was only read
+	for _, s := range c.spools {
+		s.Close() // is of no use to anybody
+	}
 }
 
 // compare compares what a partner holds with what it must hold, and notes in run
 // whatever is to be said of that. It writes nothing.
-func (d *Deliverer) compare(ctx context.Context, dest *Destination, src *Source, h *head, clock taxonomy.Millis, run *Delivery) (*comparison, error) {
+func (d *Deliverer) compare(ctx context.Context, dest *Destination, src *Source, h *head, clock taxonomy.Millis, run *Delivery) (_ *comparison, err error) {
 	run.At = clock
 	push := !d.o.Transports[dest.Transport].Facts().Served
 	known := d.pulled
@@ -29,24 +39,37 @@ func (d *Deliverer) compare(ctx context.Context, dest *Destination, src *Source,
 	if err != nil {
 		return nil, err
 	}
+	c := &comparison{was: was}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
 	newest, err := d.o.View()
 	if err != nil {
 		return nil, fmt.Errorf("read the newest view: %w", err)
 	}
-	c := &comparison{was: was}
 	var t *target
 	today := clock.Day()
 	source := src.takenBy(d.o.Formats[dest.Format]).suppressing(ctx)
 	run.Hold, err = holding(source, was, today, func(src *Source) (err error) {
-		if t, err = gather(ctx, dest, src, newest, today); err != nil {
+		spool := func() (Spool, error) {
+			s, err := d.spool()
+			if err == nil {
+				c.spools = append(c.spools, s)
+			}
+			return s, err
+		}
+		if t, err = gather(ctx, dest, src, newest, today, spool); err != nil {
 			return err
 		}
+		c.ids = t.ids
 		c.name = d.namer(dest, src.View, t.ids)
 		c.next, c.e = Plan(was, &Input{
 			Today: today, Shards: src.View.Shards(), Full: run.Why != "", Push: push, Floor: dest.Floor,
 			Target: t.held, IDs: t.ids, Name: c.name,
 		})
-		return nil
+		return errors.Join(was.IDs.err(), t.ids.err())
 	}, func() *Hold {
 		if lost {
 			return nil
@@ -90,16 +113,21 @@ func (d *Deliverer) pushed(ctx context.Context, dest *Destination, src *Source, 
 	}
 	if h.Seq > 0 && h.Shards != src.View.Shards() {
 		// Ordinals mean others now. What the partner holds ends by its life.
+		l.Close()
 		l = NewLedger()
 	}
 	if h.Seq > 0 && (h.IDs != dest.IDs || h.PseudonymEpoch != dest.PseudonymEpoch) {
-		l.retire(func(s int, o uint32) (string, bool) {
+		err = l.retire(func(s int, o uint32) (string, bool) {
 			k, ok := src.View.Key(s, o)
 			if !ok {
 				return "", false
 			}
 			return d.o.Pseudonym(dest.ID, h.PseudonymEpoch, k), true
 		}, clock.Day())
+		if err != nil {
+			l.Close()
+			return nil, false, err
+		}
 	}
 	run.Why = pushFullDue(h, dest, src, clock)
 	return l, false, nil

@@ -13,7 +13,7 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// Options are what a Deliverer works with. All are needed.
+// Options are what a Deliverer works with. All are needed but After and Spool.
 type Options struct {
 	Keyed retention.Keyed
 	Blobs retention.Blobs
@@ -33,6 +33,10 @@ type Options struct {
 	// destination with a rate is refused.
 	After func(time.Duration) <-chan time.Time
 	Rand  io.Reader // safe for concurrent use
+	// Spool makes an empty file, for the IDs of those who are known to a partner by
+	// match. Nothing of it may be left after a crash that tells them. Nil: they are
+	// held in memory.
+	Spool func() (Spool, error)
 }
 
 // Deliverer makes deliveries, serves what they left, and takes out who must be

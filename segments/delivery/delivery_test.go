@@ -414,14 +414,14 @@ func TestADroppedDestinationLeavesNothing(t *testing.T) {
 }
 
 func TestAFlippedBitInAStoredFileIsFound(t *testing.T) {
-	l := &delivery.Ledger{Held: held(map[taxonomy.Day][]uint32{today: {1, 2}}), IDs: []map[uint32]string{{1: "a", 2: "b"}},
+	l := &delivery.Ledger{Held: held(map[taxonomy.Day][]uint32{today: {1, 2}}), IDs: delivery.MatchedOf(map[uint32]string{1: "a", 2: "b"}),
 		Outbox: []delivery.Removal{{Audience: "cars", ID: "x", Until: today, Ordinal: 7}}}
 	b, err := delivery.MarshalLedger(l, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := delivery.UnmarshalLedger(b)
-	if err != nil || got.IDs[0][2] != "b" || got.Outbox[0] != l.Outbox[0] || got.Held["cars"].Count() != 2 {
+	if err != nil || id(got, 2) != "b" || got.Outbox[0] != l.Outbox[0] || got.Held["cars"].Count() != 2 {
 		t.Fatalf("round trip gives %+v, %v", got, err)
 	}
 	for i := range b {
@@ -480,13 +480,13 @@ func TestALedgerOfVersion1IsStillRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Held["cars"].After(0, today-1).GetCardinality() != 2 || l.IDs[0][2] != "b" || l.Outbox[0] != (delivery.Removal{Audience: "cars", ID: "x", Until: today, Ordinal: 7}) {
+	if l.Held["cars"].After(0, today-1).GetCardinality() != 2 || id(l, 2) != "b" || l.Outbox[0] != (delivery.Removal{Audience: "cars", ID: "x", Until: today, Ordinal: 7}) {
 		t.Fatalf("it reads %+v", l)
 	}
 }
 
 func FuzzUnmarshalLedger(f *testing.F) {
-	l := &delivery.Ledger{Held: held(map[taxonomy.Day][]uint32{today: {1, 2}}), IDs: []map[uint32]string{{1: "a", 2: "b"}},
+	l := &delivery.Ledger{Held: held(map[taxonomy.Day][]uint32{today: {1, 2}}), IDs: delivery.MatchedOf(map[uint32]string{1: "a", 2: "b"}),
 		Outbox: []delivery.Removal{{Audience: "cars", ID: "x", Until: today, Ordinal: 7}}}
 	b, err := delivery.MarshalLedger(l, 1)
 	if err != nil {

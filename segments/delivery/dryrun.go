@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -103,6 +104,7 @@ func (d *Deliverer) DryRun(ctx context.Context, dest Destination, src Source) (D
 		if err != nil {
 			return fail(err)
 		}
+		defer c.close()
 		run.Result = ResultSame
 		if served := d.o.Transports[dest.Transport].Facts().Served; !c.e.Empty() && served || len(c.e.Removes) > 0 || c.e.added() > 0 {
 			run.Result = ResultDelta
@@ -116,7 +118,8 @@ func (d *Deliverer) DryRun(ctx context.Context, dest Destination, src Source) (D
 			if err != nil {
 				return fail(err)
 			}
-			if err := w.all(ctx, name, d.o.Formats[dest.Format].Facts().Extension); err != nil {
+			err = w.all(ctx, name, d.o.Formats[dest.Format].Facts().Extension)
+			if err = errors.Join(err, c.ids.err()); err != nil {
 				return fail(err)
 			}
 			run.Adds, run.Removes, run.Rows = w.adds, w.removes, w.adds+w.removes

@@ -139,6 +139,7 @@ func (d *Deliverer) change(ctx context.Context, dest taxonomy.DestinationID, fn 
 		if err != nil {
 			return err
 		}
+		defer l.Close()
 		ledger, files, err := fn(h, l)
 		if err != nil {
 			return err
@@ -193,6 +194,7 @@ func (d *Deliverer) Oldest(ctx context.Context) (least taxonomy.Day, any bool, e
 		if err != nil {
 			return 0, false, fmt.Errorf("oldest of deliveries to %s: %w", dest, err)
 		}
+		l.Close()
 		if day, ok := l.oldest(); ok {
 			see(day)
 		}

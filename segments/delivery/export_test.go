@@ -13,6 +13,9 @@ func MarshalLedger(l *Ledger, shards int) ([]byte, error) { return l.marshal(sha
 // UnmarshalLedger reads what MarshalLedger wrote.
 func UnmarshalLedger(b []byte) (*Ledger, error) { return unmarshalLedger(b) }
 
+// MatchedOf is the partner's IDs of visitors, by shard and ordinal.
+func MatchedOf(ids ...map[uint32]string) *Matched { return matchedOf(ids) }
+
 // Seal makes a ledger file of a body.
 func Seal(body []byte) []byte { return seal(ledgerMagic, body) }
 

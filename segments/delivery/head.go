@@ -237,21 +237,27 @@ func (d *Deliverer) readBlob(ctx context.Context, dest taxonomy.DestinationID, n
 	return b, nil
 }
 
+// readLedger reads the ledger that h names. The caller closes it.
 func (d *Deliverer) readLedger(ctx context.Context, dest taxonomy.DestinationID, h *head) (*Ledger, error) {
 	if h.Ledger == "" {
 		return NewLedger(), nil
 	}
-	b, err := d.readBlob(ctx, dest, h.Ledger)
+	file, err := d.o.Blobs.Open(ctx, folder(dest)+"/"+h.Ledger)
 	if errors.Is(err, retention.ErrNotFound) && d.o.Now() >= h.LedgerOver {
 		return NewLedger(), nil
 	}
 	if err != nil {
-		return nil, err
-	}
-	l, err := unmarshalLedger(b)
-	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", h.Ledger, err)
 	}
+	l, err := openLedger(file, file.Blob().Bytes)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("read %s: %w", h.Ledger, err)
+	}
+	if l.IDs == nil {
+		return l, file.Close()
+	}
+	l.file = file
 	return l, nil
 }
 
@@ -261,15 +267,25 @@ func (d *Deliverer) putLedger(ctx context.Context, dest taxonomy.DestinationID, 
 	if err != nil {
 		return err
 	}
-	b, err := l.marshal(h.Shards)
-	if err != nil {
-		return err
-	}
 	// No copy ends later than 90 days after the day of the newest event, which
 	// may be tomorrow's. A blob with an end does not stay for ever either if no
 	// head comes to name it and its destination is given up.
 	h.LedgerOver = (max(d.o.Now(), h.Clock).Day() + 1 + taxonomy.RetentionDays).Start()
-	if _, err := d.o.Blobs.Put(ctx, folder(dest)+"/"+name, h.LedgerOver, bytes.NewReader(b)); err != nil {
+	// It is made in a goroutine that ends with this function.
+	pr, pw := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := l.write(pw, h.Shards)
+		pw.CloseWithError(err)
+		written <- err
+	}()
+	enough := errors.New("the store took no more")
+	_, err = d.o.Blobs.Put(ctx, folder(dest)+"/"+name, h.LedgerOver, pr)
+	pr.CloseWithError(enough)
+	if wErr := <-written; err == nil {
+		err = wErr
+	}
+	if err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	h.Ledger = name

@@ -231,6 +231,7 @@ func (d *Deliverer) Standing(ctx context.Context, dest taxonomy.DestinationID) (
 	if err != nil {
 		return fail(err)
 	}
+	defer l.Close()
 	s.Removals = len(l.Outbox)
 	for _, r := range l.Outbox {
 		if end := r.Until.Start(); s.RemovalsOver == 0 || end < s.RemovalsOver {

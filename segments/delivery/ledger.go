@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"io"
 	"maps"
 	"slices"
 
@@ -159,11 +160,11 @@ type Ledger struct {
 	// removed if they must go, and sent again if they must be there. It is
 	// empty for destinations that pull.
 	Maybe map[taxonomy.AudienceID]Held
-	// IDs is, for each shard, the ID under which a visitor's rows were sent. It
+	// IDs is the ID under which each visitor's rows were sent. It
 	// is kept for destinations by match only (nil otherwise): a match changes
 	// and lapses, and then only we know the old ID. A pseudonym can always be
 	// made again from the visitor key.
-	IDs []map[uint32]string
+	IDs *Matched
 	// Outbox is what has to be taken away, and not acknowledged: what the eraser
 	// left, and removals that are under way. In order of audience, then ID.
 	Outbox []Removal
@@ -171,6 +172,16 @@ type Ledger struct {
 	// there: fulls say it once more, in case the partner lost it, or took
 	// something that was late after it. In the same order.
 	Said []Removal
+
+	file io.Closer // where IDs lie; nil: in memory
+}
+
+// Close lets go of the file that IDs lie in.
+func (l *Ledger) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
 }
 
 // NewLedger returns that of a partner who holds nothing.
@@ -183,11 +194,9 @@ func NewLedger() *Ledger {
 // goes before id. It reports whether there was anything.
 func (l *Ledger) Forget(shard int, ordinal uint32, id string, today taxonomy.Day) bool {
 	who := roaring.BitmapOf(ordinal)
-	if shard < len(l.IDs) {
-		if sent, ok := l.IDs[shard][ordinal]; ok {
-			id = sent
-			delete(l.IDs[shard], ordinal)
-		}
+	if sent, ok := l.IDs.ID(shard, ordinal); ok {
+		id = sent
+		l.IDs.drop(shard, ordinal)
 	}
 	found := false
 	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
@@ -234,7 +243,7 @@ func ordered(rs []Removal) []Removal {
 // retire takes away everything that is held, under the IDs by which it was
 // sent: the partner's IDs are about to change. Who has no name any more stays
 // until its copy ends.
-func (l *Ledger) retire(name func(int, uint32) (string, bool), today taxonomy.Day) {
+func (l *Ledger) retire(name func(int, uint32) (string, bool), today taxonomy.Day) error {
 	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
 		for a, h := range rows {
 			for s, days := range h {
@@ -243,9 +252,7 @@ func (l *Ledger) retire(name func(int, uint32) (string, bool), today taxonomy.Da
 						o := it.Next()
 						id, ok := "", false
 						if l.IDs != nil {
-							if s < len(l.IDs) {
-								id, ok = l.IDs[s][o]
-							}
+							id, ok = l.IDs.ID(s, o)
 						} else {
 							id, ok = name(s, o)
 						}
@@ -258,7 +265,9 @@ func (l *Ledger) retire(name func(int, uint32) (string, bool), today taxonomy.Da
 		}
 	}
 	l.Outbox = ordered(l.Outbox)
+	err := l.IDs.err()
 	l.Held, l.Maybe, l.IDs = map[taxonomy.AudienceID]Held{}, map[taxonomy.AudienceID]Held{}, nil
+	return err
 }
 
 // settle takes in what one chunk says, once it is acknowledged: what it adds is
@@ -356,7 +365,10 @@ func (l *Ledger) prune(today taxonomy.Day) (changed bool) {
 
 // keepIDs drops the IDs of visitors of whom nothing is held.
 func (l *Ledger) keepIDs() (changed bool) {
-	for s, ids := range l.IDs {
+	if l.IDs == nil {
+		return false
+	}
+	for s, who := range l.IDs.who {
 		held := roaring.New()
 		for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
 			for _, h := range rows {
@@ -367,12 +379,9 @@ func (l *Ledger) keepIDs() (changed bool) {
 				}
 			}
 		}
-		for o := range ids {
-			if !held.Contains(o) {
-				delete(ids, o)
-				changed = true
-			}
-		}
+		n := who.GetCardinality()
+		who.And(held)
+		changed = changed || who.GetCardinality() < n
 	}
 	return changed
 }

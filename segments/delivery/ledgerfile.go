@@ -1,9 +1,11 @@
 package delivery
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"maps"
 	"slices"
 
@@ -75,14 +77,21 @@ func unsealUpTo(magic string, newest byte, b []byte) (version byte, _ []byte, _ 
 	if crc32.Checksum(body, castagnoli) != sum {
 		return 0, nil, fmt.Errorf("%s file: checksum does not match: %w", magic, retention.ErrCorrupt)
 	}
-	if version = body[n]; version == 0 || version > newest {
-		return 0, nil, fmt.Errorf("%s file: version %d, this program reads up to %d: use the program that wrote it, or a newer one", magic, version, newest)
-	}
-	return version, body[n+1:], nil
+	version, err := versionUpTo(magic, newest, body[n])
+	return version, body[n+1:], err
 }
 
 // marshal returns the ledger's file. Equal ledgers give equal bytes.
 func (l *Ledger) marshal(shards int) ([]byte, error) {
+	var b bytes.Buffer
+	if err := l.write(&b, shards); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// write writes the ledger's file, and no more than a block of IDs is in memory.
+func (l *Ledger) write(to io.Writer, shards int) error {
 	version, size := byte(sealVersion), uint64(1024)
 	for _, rows := range []map[taxonomy.AudienceID]Held{l.Held, l.Maybe} {
 		for _, h := range rows {
@@ -103,42 +112,57 @@ func (l *Ledger) marshal(shards int) ([]byte, error) {
 		version = ledgerVersion
 	}
 	b := append(append(make([]byte, 0, size), ledgerMagic...), version)
+	var sum uint32
+	flush := func() error {
+		sum = crc32.Update(sum, castagnoli, b)
+		_, err := to.Write(b)
+		b = b[:0]
+		return err
+	}
 	b, err := appendRows(binary.AppendUvarint(b, uint64(shards)), l.Held, shards)
 	if err != nil {
-		return nil, fmt.Errorf("write ledger: %w", err)
+		return err
 	}
 	if l.IDs == nil {
 		b = append(b, 0)
 	} else {
 		b = append(b, 1)
 		for s := range shards {
-			var ids map[uint32]string
-			if s < len(l.IDs) {
-				ids = l.IDs[s]
+			var n uint64
+			if s < len(l.IDs.who) {
+				n = l.IDs.who[s].GetCardinality()
 			}
-			b = binary.AppendUvarint(b, uint64(len(ids)))
+			b = binary.AppendUvarint(b, n)
 			var last uint32
-			for _, o := range slices.Sorted(maps.Keys(ids)) {
-				b = binary.AppendUvarint(b, uint64(o-last))
-				b = appendString(b, ids[o])
-				last = o
+			for w := l.IDs.walk(s); w.next(); last = w.ordinal {
+				b = append(binary.AppendUvarint(binary.AppendUvarint(b, uint64(w.ordinal-last)), uint64(len(w.id))), w.id...)
+				if len(b) < flushAt {
+					continue
+				}
+				if err := flush(); err != nil {
+					return err
+				}
 			}
+		}
+		if err := l.IDs.err(); err != nil {
+			return err
 		}
 	}
 	b = appendRemovals(b, l.Outbox)
-	if version == sealVersion {
-		return withSum(b), nil
-	}
-	if b, err = appendRows(b, l.Maybe, shards); err != nil {
-		return nil, fmt.Errorf("write ledger: %w", err)
-	}
-	b = appendRemovals(b, l.Said)
-	for _, f := range flags {
-		if b, err = appendBitmap(b, f); err != nil {
-			return nil, fmt.Errorf("write ledger: %w", err)
+	if version > sealVersion {
+		if b, err = appendRows(b, l.Maybe, shards); err != nil {
+			return err
+		}
+		b = appendRemovals(b, l.Said)
+		for _, f := range flags {
+			if b, err = appendBitmap(b, f); err != nil {
+				return err
+			}
 		}
 	}
-	return withSum(b), nil
+	b = binary.LittleEndian.AppendUint32(b, crc32.Update(sum, castagnoli, b))
+	_, err = to.Write(b)
+	return err
 }
 
 func flagged(rs []Removal, flag func(*Removal) *bool) *roaring.Bitmap {
@@ -184,28 +208,23 @@ func appendRemovals(b []byte, rs []Removal) []byte {
 	return b
 }
 
-func unmarshalLedger(b []byte) (*Ledger, error) {
-	version, body, err := unsealUpTo(ledgerMagic, ledgerVersion, b)
+// unmarshalLedger reads a ledger's file that is at hand.
+func unmarshalLedger(b []byte) (*Ledger, error) { return openLedger(bytes.NewReader(b), int64(len(b))) }
+
+// openLedger reads a ledger's file of so many bytes, but for the IDs: they stay in
+// the file, which must be there for as long as the ledger is used.
+func openLedger(file io.ReaderAt, size int64) (*Ledger, error) {
+	version, err := checkSeal(ledgerMagic, ledgerVersion, file, size)
 	if err != nil {
 		return nil, err
 	}
-	r := reader{b: body}
+	head := int64(len(ledgerMagic)) + 1
+	r := reader{at: head, src: io.NewSectionReader(file, head, size-head-4), more: size - head - 4}
 	shards := int(r.uvarint(maxShards))
 	l := NewLedger()
 	r.rows(l.Held, shards)
 	if r.uvarint(1) == 1 {
-		l.IDs = make([]map[uint32]string, shards)
-		for s := range shards {
-			l.IDs[s] = map[uint32]string{}
-			var last uint64
-			for range r.uvarint(uint64(len(r.b))) {
-				last += r.uvarint(1<<32 - 1 - last)
-				l.IDs[s][uint32(last)] = r.string()
-				if r.err != nil {
-					return nil, r.err
-				}
-			}
-		}
+		l.IDs = r.ids(file, shards)
 	}
 	l.Outbox = r.removals()
 	if version >= ledgerVersion {
@@ -215,7 +234,7 @@ func unmarshalLedger(b []byte) (*Ledger, error) {
 		r.flags(l.Outbox, func(r *Removal) *bool { return &r.Again })
 		r.flags(l.Said, func(r *Removal) *bool { return &r.Forgotten })
 	}
-	if r.err == nil && len(r.b) != 0 {
+	if r.err == nil && r.left() != 0 {
 		r.fail("bytes behind its end")
 	}
 	if r.err != nil {
@@ -224,11 +243,68 @@ func unmarshalLedger(b []byte) (*Ledger, error) {
 	return l, nil
 }
 
+// checkSeal is unsealUpTo for a file that is not in memory.
+func checkSeal(magic string, newest byte, file io.ReaderAt, size int64) (version byte, err error) {
+	n := int64(len(magic))
+	start, sum := make([]byte, n+1), make([]byte, 4)
+	if size < n+5 {
+		return 0, fmt.Errorf("no %s file: %w", magic, retention.ErrCorrupt)
+	}
+	if _, err := io.ReadFull(io.NewSectionReader(file, 0, n+1), start); err != nil {
+		return 0, err
+	}
+	if string(start[:n]) != magic {
+		return 0, fmt.Errorf("no %s file: %w", magic, retention.ErrCorrupt)
+	}
+	all := crc32.New(castagnoli)
+	if _, err := io.CopyBuffer(all, io.NewSectionReader(file, 0, size-4), make([]byte, min(size, flushAt))); err != nil {
+		return 0, err
+	}
+	if _, err := io.ReadFull(io.NewSectionReader(file, size-4, 4), sum); err != nil {
+		return 0, err
+	}
+	if all.Sum32() != binary.LittleEndian.Uint32(sum) {
+		return 0, fmt.Errorf("%s file: checksum does not match: %w", magic, retention.ErrCorrupt)
+	}
+	return versionUpTo(magic, newest, start[n])
+}
+
+func versionUpTo(magic string, newest, version byte) (byte, error) {
+	if version == 0 || version > newest {
+		return 0, fmt.Errorf("%s file: version %d, this program reads up to %d: use the program that wrote it, or a newer one", magic, version, newest)
+	}
+	return version, nil
+}
+
+// ids notes where IDs lie.
+func (r *reader) ids(file io.ReaderAt, shards int) *Matched {
+	in := &idFile{r: file, shards: make([]idShard, shards)}
+	who := make([]*roaring.Bitmap, shards)
+	for s := range shards {
+		who[s] = roaring.New()
+		var last uint64
+		for i := range r.uvarint(r.left()) {
+			at, before := r.at, uint32(last)
+			last += r.uvarint(1<<32 - 1 - last)
+			r.take(r.uvarint(maxName))
+			if r.err != nil {
+				return nil
+			}
+			if i%blockIDs == 0 {
+				in.shards[s].blocks = append(in.shards[s].blocks, idBlock{at: at, first: uint32(last), before: before})
+			}
+			who[s].Add(uint32(last))
+		}
+		in.shards[s].end = r.at
+	}
+	return &Matched{who: who, in: in}
+}
+
 func (r *reader) rows(rows map[taxonomy.AudienceID]Held, shards int) {
-	for range r.uvarint(uint64(len(r.b))) {
+	for range r.uvarint(r.left()) {
 		a, h := taxonomy.AudienceID(r.string()), NewHeld(shards)
 		for s := range shards {
-			for range r.uvarint(uint64(len(r.b))) {
+			for range r.uvarint(r.left()) {
 				d := taxonomy.Day(r.varint())
 				h[s][d] = r.bitmap()
 				if r.err != nil {
@@ -255,7 +331,7 @@ func (r *reader) flags(rs []Removal, flag func(*Removal) *bool) {
 }
 
 func (r *reader) removals() (rs []Removal) {
-	for range r.uvarint(uint64(len(r.b))) {
+	for range r.uvarint(r.left()) {
 		m := Removal{Audience: taxonomy.AudienceID(r.string()), ID: r.string(), Until: taxonomy.Day(r.varint())}
 		m.Shard, m.Ordinal = int(r.uvarint(maxShards)), uint32(r.uvarint(1<<32-1))
 		if r.err != nil {
@@ -291,7 +367,7 @@ func unmarshalMembers(b []byte) ([]*roaring.Bitmap, error) {
 			return nil, r.err
 		}
 	}
-	if r.err == nil && len(r.b) != 0 {
+	if r.err == nil && r.left() != 0 {
 		r.fail("bytes behind its end")
 	}
 	return who, r.err
@@ -315,44 +391,76 @@ func appendBitmap(b []byte, m *roaring.Bitmap) ([]byte, error) {
 
 // reader takes values off bytes; after its first error it gives zeros.
 type reader struct {
-	b   []byte
-	err error
+	b    []byte
+	err  error
+	at   int64     // of b in the file
+	src  io.Reader // what comes behind b
+	more int64     // how many bytes of it
 }
 
 func (r *reader) fail(what string) {
-	if r.err == nil {
-		r.err = fmt.Errorf("delivery ledger: %s: %w", what, retention.ErrCorrupt)
-	}
-	r.b = nil
+	r.end(fmt.Errorf("delivery ledger: %s: %w", what, retention.ErrCorrupt))
 }
 
+func (r *reader) end(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+	r.b, r.more = nil, 0
+}
+
+// left is how many bytes have not been taken.
+func (r *reader) left() uint64 { return uint64(len(r.b)) + uint64(r.more) }
+
+// need brings as many bytes to hand, or all that are left.
+func (r *reader) need(n uint64) {
+	if uint64(len(r.b)) >= n || r.more == 0 {
+		return
+	}
+	// A new one each time: what was taken is of the old.
+	b := make([]byte, min(max(n, flushAt), r.left()))
+	k := copy(b, r.b)
+	if _, err := io.ReadFull(r.src, b[k:]); err != nil {
+		r.end(fmt.Errorf("delivery ledger: %w", err))
+		return
+	}
+	r.b, r.more = b, r.more-int64(len(b)-k)
+}
+
+func (r *reader) skip(n int) { r.b, r.at = r.b[n:], r.at+int64(n) }
+
 func (r *reader) uvarint(most uint64) uint64 {
+	r.need(binary.MaxVarintLen64)
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 || v > most {
 		r.fail("a number is cut off or too large")
 		return 0
 	}
-	r.b = r.b[n:]
+	r.skip(n)
 	return v
 }
 
 func (r *reader) varint() int64 {
+	r.need(binary.MaxVarintLen64)
 	v, n := binary.Varint(r.b)
 	if n <= 0 || v != int64(int32(v)) {
 		r.fail("a day is cut off or too large")
 		return 0
 	}
-	r.b = r.b[n:]
+	r.skip(n)
 	return v
 }
 
 func (r *reader) take(n uint64) []byte {
-	if n > uint64(len(r.b)) {
+	if n > r.left() {
 		r.fail("cut off")
 		return nil
 	}
-	t := r.b[:n]
-	r.b = r.b[n:]
+	if r.need(n); r.err != nil {
+		return nil
+	}
+	t := r.b[:n:n]
+	r.skip(int(n))
 	return t
 }
 

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
@@ -31,9 +32,9 @@ type Input struct {
 	// Target is, for each audience of the destination, who must be held and
 	// until which day: all of them after Today.
 	Target map[taxonomy.AudienceID]Held
-	// IDs is, for each shard, the ID of each target, no ID twice; nil for
-	// destinations by pseudonym.
-	IDs []map[uint32]string
+	// IDs is the ID of each target, no ID twice; nil for destinations by pseudonym.
+	// It answers for as long as what Plan returns is used.
+	IDs *Matched
 	// Name returns the pseudonym of a visitor, or false if the visitor is gone.
 	// It answers the same for the length of a plan. Unused if IDs is set.
 	Name func(shard int, ordinal uint32) (string, bool)
@@ -87,13 +88,13 @@ func Plan(l *Ledger, in *Input) (next *Ledger, e Effects) {
 		p.delta()
 	}
 	if in.IDs != nil {
-		p.next.IDs = make([]map[uint32]string, in.Shards)
-		for s := range p.next.IDs {
-			p.next.IDs[s] = maps.Clone(in.IDs[s])
-			if p.next.IDs[s] == nil {
-				p.next.IDs[s] = map[uint32]string{}
+		who := make([]*roaring.Bitmap, in.Shards)
+		for s := range who {
+			if who[s] = roaring.New(); s < len(in.IDs.who) {
+				who[s].Or(in.IDs.who[s])
 			}
 		}
+		p.next.IDs = in.IDs.with(who)
 		p.next.keepIDs()
 	}
 	return p.next, p.e
@@ -105,7 +106,7 @@ type planner struct {
 	target    map[taxonomy.AudienceID]Held
 	e         Effects
 
-	owner   map[string]at     // by match: whose an ID is now
+	owner   map[string]at     // by match: whose an ID is now, of those that may be taken away
 	changed []*roaring.Bitmap // by match: whose ID is not the one they were sent under
 }
 
@@ -277,25 +278,49 @@ func (p *planner) back(rs []Removal) map[row]*at {
 	return back
 }
 
-// matches finds whose ID changed since it was sent, and whose each ID is now.
+// matches finds whose ID changed since it was sent, and whose an ID is now that may
+// have to be taken away. What stays as it is is only read by.
 func (p *planner) matches() {
 	if p.in.IDs == nil {
 		return
 	}
 	p.owner = map[string]at{}
+	for _, rs := range [][]Removal{p.was.Outbox, p.was.Said} {
+		for i := range rs {
+			p.owner[rs[i].ID] = nowhere
+		}
+	}
 	p.changed = make([]*roaring.Bitmap, p.in.Shards)
 	for s := range p.in.Shards {
 		p.changed[s] = roaring.New()
-		for o, id := range p.in.IDs[s] {
-			p.owner[id] = at{s, o}
-			if s < len(p.was.IDs) {
-				if sent, ok := p.was.IDs[s][o]; ok && sent != id {
-					p.changed[s].Add(o)
-				}
+		was, now := p.was.IDs.walk(s), p.in.IDs.walk(s)
+		more := now.next()
+		for was.next() {
+			for more && now.ordinal < was.ordinal {
+				more = now.next()
+			}
+			has := more && now.ordinal == was.ordinal
+			if has && bytes.Equal(now.id, was.id) {
+				continue
+			}
+			p.owner[string(was.id)] = nowhere
+			if has {
+				p.changed[s].Add(was.ordinal)
 			}
 		}
 	}
+	for s := 0; s < p.in.Shards && len(p.owner) > 0; s++ {
+		for now := p.in.IDs.walk(s); now.next(); {
+			if _, ok := p.owner[string(now.id)]; ok {
+				p.owner[string(now.id)] = at{s, now.ordinal}
+			}
+		}
+	}
+	maps.DeleteFunc(p.owner, func(_ string, o at) bool { return o == nowhere })
 }
+
+// nowhere is where an ID is that is nobody's.
+var nowhere = at{-1, 0}
 
 // shard compares one audience in one shard.
 func (p *planner) shard(a taxonomy.AudienceID, s int, force *roaring.Bitmap, adds, next, maybe Held) {
@@ -369,9 +394,7 @@ func (p *planner) remove(a taxonomy.AudienceID, s int, end taxonomy.Day, out *ro
 		o := it.Next()
 		id, ok := "", false
 		if p.in.IDs != nil {
-			if s < len(p.was.IDs) {
-				id, ok = p.was.IDs[s][o]
-			}
+			id, ok = p.was.IDs.ID(s, o)
 		} else {
 			id, ok = p.in.Name(s, o)
 		}

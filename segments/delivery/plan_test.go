@@ -104,27 +104,33 @@ func TestAnOutboxRowDoesNotRemoveWhoCameBack(t *testing.T) {
 func TestAnOutboxRowDoesNotRemoveTheNewOwnerOfAnID(t *testing.T) {
 	l := &delivery.Ledger{
 		Held:   held(map[taxonomy.Day][]uint32{today + 30: {2}}),
-		IDs:    []map[uint32]string{{2: "x"}},
+		IDs:    delivery.MatchedOf(map[uint32]string{2: "x"}),
 		Outbox: []delivery.Removal{{Audience: "cars", ID: "x", Until: today + 9}},
 	}
 	_, e := delivery.Plan(l, &delivery.Input{
-		Today: today, Shards: 1, Target: held(map[taxonomy.Day][]uint32{today + 30: {2}}), IDs: []map[uint32]string{{2: "x"}},
+		Today: today, Shards: 1, Target: held(map[taxonomy.Day][]uint32{today + 30: {2}}), IDs: delivery.MatchedOf(map[uint32]string{2: "x"}),
 	})
 	if len(e.Removes) != 0 || e.Adds["cars"].Count() != 1 {
 		t.Fatalf("removals %v, adds %d", e.Removes, e.Adds["cars"].Count())
 	}
 }
 
+// id is the partner's ID of a visitor of the first shard.
+func id(l *delivery.Ledger, ordinal uint32) string {
+	id, _ := l.IDs.ID(0, ordinal)
+	return id
+}
+
 // R32: a changed match is a removal of the old ID and an add of the new, in
 // each audience, and two visitors may change theirs with each other.
 func TestAChangedMatchRemovesTheOldIDAndAddsTheNew(t *testing.T) {
 	target := held(map[taxonomy.Day][]uint32{today + 30: {1, 2, 3}})
-	l := &delivery.Ledger{Held: target, IDs: []map[uint32]string{{1: "a", 2: "b", 3: "c"}}}
+	l := &delivery.Ledger{Held: target, IDs: delivery.MatchedOf(map[uint32]string{1: "a", 2: "b", 3: "c"})}
 	next, e := delivery.Plan(l, &delivery.Input{
-		Today: today, Shards: 1, Target: target, IDs: []map[uint32]string{{1: "b", 2: "a", 3: "d"}},
+		Today: today, Shards: 1, Target: target, IDs: delivery.MatchedOf(map[uint32]string{1: "b", 2: "a", 3: "d"}),
 	})
-	if len(e.Removes) != 1 || e.Removes[0].ID != "c" || e.Adds["cars"].Count() != 3 || next.IDs[0][3] != "d" {
-		t.Fatalf("removals %v, adds %d, IDs %v", e.Removes, e.Adds["cars"].Count(), next.IDs)
+	if len(e.Removes) != 1 || e.Removes[0].ID != "c" || e.Adds["cars"].Count() != 3 || id(next, 3) != "d" {
+		t.Fatalf("removals %v, adds %d, IDs %v", e.Removes, e.Adds["cars"].Count(), id(next, 3))
 	}
 }
 

@@ -232,6 +232,7 @@ func (d *Deliverer) plan(ctx context.Context, dest *Destination, src *Source, h 
 	if err != nil {
 		return run, nil, err
 	}
+	defer c.close()
 	next, e := c.next, &c.e
 
 	nh := *h
@@ -308,7 +309,7 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 	p.Expires = dest.keep(created, what.e.Removes)
 	over := max(created+taxonomy.OneDay, p.Expires)
 	blob, err := d.putChunks(ctx, dest.ID, p, c, over)
-	if err != nil {
+	if err = errors.Join(err, what.ids.err()); err != nil {
 		return nil, fmt.Errorf("write chunks: %w", err)
 	}
 	members, err := marshalMembers(c.members)
@@ -366,6 +367,7 @@ func (d *Deliverer) settle(ctx context.Context, dest taxonomy.DestinationID, h *
 	if err != nil {
 		return err
 	}
+	defer l.Close()
 	if err := d.settleLedger(ctx, dest, h, l); err != nil {
 		return err
 	}

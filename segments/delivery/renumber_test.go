@@ -24,10 +24,11 @@ func TestARenumberedLedgerSaysTheSame(t *testing.T) {
 		}
 		who := map[at]string{} // by the new place
 		l := NewLedger()
+		var ids []map[uint32]string
 		if rapid.Bool().Draw(t, "by match") {
-			l.IDs = make([]map[uint32]string, from)
-			for s := range l.IDs {
-				l.IDs[s] = map[uint32]string{}
+			ids = make([]map[uint32]string, from)
+			for s := range ids {
+				ids[s] = map[uint32]string{}
 			}
 		}
 		name := func(s int, o uint32) string { return fmt.Sprintf("%d/%d", s, o) }
@@ -45,14 +46,15 @@ func TestARenumberedLedgerSaysTheSame(t *testing.T) {
 						held[a][rapid.Bool().Draw(t, "surely")].Add(s, o, taxonomy.Day(day))
 					}
 				}
-				if l.IDs != nil {
-					l.IDs[s][o] = "id of " + name(s, o)
+				if ids != nil {
+					ids[s][o] = "id of " + name(s, o)
 				}
 				if rapid.IntRange(0, 3).Draw(t, "removed") == 0 {
 					l.Outbox = append(l.Outbox, Removal{Audience: "a", ID: name(s, o), Until: 5, Shard: s, Ordinal: o, Forgotten: rapid.Bool().Draw(t, "forgotten")})
 				}
 			}
 		}
+		l.IDs = matchedOf(ids)
 		l.Outbox = append(l.Outbox, Removal{Audience: "b", ID: "of nobody", Until: 5, Ordinal: 1000})
 		for a, of := range held {
 			l.Held[a], l.Maybe[a] = of[true], of[false]
@@ -70,9 +72,9 @@ func TestARenumberedLedgerSaysTheSame(t *testing.T) {
 					}
 				}
 			}
-			for s, ids := range l.IDs {
-				for o, id := range ids {
-					out["id"+whose(s, o)+id] = true
+			for s := range max(from, to) {
+				for w := l.IDs.walk(s); w.next(); {
+					out["id"+whose(s, w.ordinal)+string(w.id)] = true
 				}
 			}
 			for _, r := range l.Outbox {

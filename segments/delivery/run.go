@@ -129,6 +129,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	if err != nil {
 		return run, err
 	}
+	defer c.close()
 	next, e := c.next, &c.e
 
 	nh := *h
@@ -143,7 +144,7 @@ func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source)
 	run.Result = ResultSame
 	if !e.Empty() {
 		f, err := d.writeFile(ctx, dest, &nh, d.o.Formats[dest.Format], clock-clock%taxonomy.Minute, e, next, c.name, &run)
-		if err != nil {
+		if err = errors.Join(err, c.ids.err()); err != nil {
 			return run, err
 		}
 		nh.Files = append(slices.Clone(nh.Files), f)
@@ -196,12 +197,9 @@ func fullDue(h *head, dest *Destination, src *Source, clock taxonomy.Millis) str
 }
 
 // namer returns the function that tells the ID of a visitor.
-func (d *Deliverer) namer(dest *Destination, v audience.View, ids []map[uint32]string) func(int, uint32) (string, bool) {
+func (d *Deliverer) namer(dest *Destination, v audience.View, ids *Matched) func(int, uint32) (string, bool) {
 	if ids != nil {
-		return func(s int, o uint32) (string, bool) {
-			id, ok := ids[s][o]
-			return id, ok
-		}
+		return ids.ID
 	}
 	return func(s int, o uint32) (string, bool) {
 		k, ok := v.Key(s, o)

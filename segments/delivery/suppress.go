@@ -217,6 +217,7 @@ func (d *Deliverer) planPrompt(ctx context.Context, dest *Destination, h *head, 
 	if err != nil {
 		return run, nil, err
 	}
+	defer was.Close()
 	e := Effects{}
 	for _, r := range was.Outbox {
 		if r.Until > clock.Day() {

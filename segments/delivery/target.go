@@ -3,7 +3,9 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"maps"
+	"math/bits"
 	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -50,7 +52,7 @@ type Withheld struct {
 // target is everyone whom a destination must hold, before the floor.
 type target struct {
 	held map[taxonomy.AudienceID]Held
-	ids  []map[uint32]string // by match
+	ids  *Matched // by match
 	// taker tells which IDs the format can write; nil: all.
 	taker IDTaker
 	// allowed is how many (member, audience) consent lets go, before it is asked
@@ -67,16 +69,10 @@ type target struct {
 // source may be older than an erasure that Forget has already dealt with: the
 // visitor would be sent once more, and later there would be nobody left who
 // knows its ID.
-func gather(ctx context.Context, dest *Destination, src *Source, newest audience.View, today taxonomy.Day) (*target, error) {
+func gather(ctx context.Context, dest *Destination, src *Source, newest audience.View, today taxonomy.Day, spool func() (Spool, error)) (*target, error) {
 	v, shards := src.View, src.View.Shards()
 	t := &target{held: map[taxonomy.AudienceID]Held{}}
 	t.taker = src.taker
-	if dest.IDs == ByMatch {
-		t.ids = make([]map[uint32]string, shards)
-		for s := range t.ids {
-			t.ids[s] = map[uint32]string{}
-		}
-	}
 	if newest.Shards() != shards {
 		return nil, fmt.Errorf("the source has %d shards, the newest view %d", shards, newest.Shards())
 	}
@@ -107,7 +103,6 @@ func gather(ctx context.Context, dest *Destination, src *Source, newest audience
 		list = append(list, wanted{e, m})
 		t.held[a] = NewHeld(shards)
 	}
-	owner := map[string]at{}
 	for s := range shards {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -136,51 +131,122 @@ func gather(ctx context.Context, dest *Destination, src *Source, newest audience
 				who.And(matched)
 			}
 			if err := g.each(who, w.entry.Positive, func(o uint32, until taxonomy.Day) {
-				if dest.IDs == ByMatch && !t.claim(owner, v, dest.ID, s, o) {
-					return
-				}
 				t.held[w.entry.ID].Add(s, o, until)
 			}); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if t.ids != nil {
-		// Who lost its ID to a newer sync after it was put in leaves again.
-		for s, ids := range t.ids {
-			lost := roaring.New()
-			for o, id := range ids {
-				if owner[id] != (at{s, o}) {
-					lost.Add(o)
-					delete(ids, o)
-				}
-			}
-			for _, h := range t.held {
-				h.remove(s, lost)
-			}
+	if dest.IDs == ByMatch {
+		if err := t.match(ctx, v, dest.ID, spool); err != nil {
+			return nil, err
 		}
 	}
 	return t, nil
 }
 
-// claim notes the partner's ID of a visitor and returns whether it has one. If
-// two visitors have the same, it is the newest sync's (R32).
-func (t *target) claim(owner map[string]at, v audience.View, dest taxonomy.DestinationID, s int, o uint32) bool {
-	if _, ok := t.ids[s][o]; ok {
-		return true
+// match asks for the partner's ID of everybody, once, and takes out who has none:
+// what is asked again may have changed, and a file must agree with its ledger.
+func (t *target) match(ctx context.Context, v audience.View, dest taxonomy.DestinationID, spool func() (Spool, error)) error {
+	file, err := spool()
+	if err != nil {
+		return err
 	}
-	id, synced, ok := v.MatchID(dest, s, o)
-	if !ok || id == "" || t.taker != nil && !t.taker.TakesID(ByMatch, id) {
-		return false
+	w := newIDWriter(file, v.Shards())
+	for s := range v.Shards() {
+		all, lost := roaring.New(), roaring.New()
+		for _, h := range t.held {
+			for _, b := range h[s] {
+				all.Or(b)
+			}
+		}
+		n := 0
+		for it := all.Iterator(); it.HasNext(); n++ {
+			if n%bucketRows == 0 && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			o := it.Next()
+			id, _, ok := v.MatchID(dest, s, o)
+			if !ok || id == "" || t.taker != nil && !t.taker.TakesID(ByMatch, id) {
+				lost.Add(o)
+			} else if err := w.add(s, o, id); err != nil {
+				return err
+			}
+		}
+		t.lose(s, lost)
 	}
-	if other, taken := owner[id]; taken {
-		if _, theirs, _ := v.MatchID(dest, other.shard, other.ordinal); theirs >= synced {
-			return false
+	if t.ids, err = w.end(); err != nil {
+		return err
+	}
+	return t.once(ctx, func(x at) taxonomy.Day {
+		_, synced, _ := v.MatchID(dest, x.shard, x.ordinal)
+		return synced
+	})
+}
+
+func (t *target) lose(shard int, who *roaring.Bitmap) {
+	for _, h := range t.held {
+		h.remove(shard, who)
+	}
+}
+
+// hashedAtOnce is how many IDs are looked through at once for two that are alike.
+const hashedAtOnce = 1 << 20
+
+// once leaves an ID that two visitors have to the newest sync (R32). A view gives no
+// ID twice, but matches change while it is asked.
+func (t *target) once(ctx context.Context, synced func(at) taxonomy.Day) error {
+	seed := maphash.MakeSeed()
+	twice := map[uint64]bool{}
+	parts := t.ids.count()/hashedAtOnce + 1
+	var seen []uint64
+	for part := range parts {
+		seen = seen[:0]
+		for s := range t.ids.who {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			for w := t.ids.walk(s); w.next(); {
+				h := maphash.Bytes(seed, w.id)
+				if of, _ := bits.Mul64(h, parts); of == part {
+					seen = append(seen, h)
+				}
+			}
+		}
+		slices.Sort(seen)
+		for i := 1; i < len(seen); i++ {
+			if seen[i] == seen[i-1] {
+				twice[seen[i]] = true
+			}
 		}
 	}
-	owner[id] = at{s, o}
-	t.ids[s][o] = id
-	return true
+	if len(twice) == 0 {
+		return t.ids.err()
+	}
+	owner, lost := map[string]at{}, make([]*roaring.Bitmap, len(t.ids.who))
+	for s := range lost {
+		lost[s] = roaring.New()
+	}
+	for s := range t.ids.who {
+		for w := t.ids.walk(s); w.next(); {
+			if !twice[maphash.Bytes(seed, w.id)] {
+				continue
+			}
+			x, loser := at{s, w.ordinal}, at{s, w.ordinal}
+			if other, taken := owner[string(w.id)]; !taken {
+				owner[string(w.id)] = x
+				continue
+			} else if synced(x) > synced(other) {
+				loser, owner[string(w.id)] = other, x
+			}
+			lost[loser.shard].Add(loser.ordinal)
+		}
+	}
+	for s, who := range lost {
+		t.ids.who[s].AndNot(who)
+		t.lose(s, who)
+	}
+	return t.ids.err()
 }
 
 // eligible returns who of a shard may be sent at all, and who is matched (nil

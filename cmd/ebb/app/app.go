@@ -99,6 +99,7 @@ type App struct {
 	swapping    sync.Mutex
 	importing   sync.Mutex
 	backing     sync.Mutex
+	spooled     atomic.Uint64 // files that were made in the spool
 
 	journal *forget.Journal
 	eraser  *forget.Eraser
@@ -186,6 +187,9 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 	if err = a.openGroups(ctx); err != nil {
 		return "", err
 	}
+	if err = a.emptySpool(); err != nil {
+		return "", err
+	}
 	a.builder = &audience.Builder{Generations: a.generations, Now: a.env.millis}
 	a.seg = audience.NewSeg(overlay{a})
 	a.deliverer, err = delivery.New(delivery.Options{
@@ -196,7 +200,7 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		View:       func() (audience.View, error) { return a.fold.View(), nil },
 		Formats:    formats(),
 		Transports: a.transports(),
-		Now:        a.env.millis, After: a.env.After, Rand: a.env.Rand,
+		Now:        a.env.millis, After: a.env.After, Rand: a.env.Rand, Spool: a.deliverySpool,
 	})
 	if err != nil {
 		return "", err

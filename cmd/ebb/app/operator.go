@@ -54,9 +54,6 @@ func (a *App) Local(ctx context.Context) (http.Handler, error) {
 	}
 	a.life.run("re-folds", a.refoldLoop)
 	s := &Server{App: a, alone: true}
-	if err := a.env.FS.RemoveAll(a.spoolDir()); err != nil {
-		return nil, fmt.Errorf("empty the folder of uploads: %w", err)
-	}
 	o := a.edgeOptions()
 	if err := s.routes(&o); err != nil {
 		return nil, err

@@ -3,15 +3,11 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/config"
 	"github.com/ebb-dmp/ebb/retention/defs"
-	"github.com/ebb-dmp/ebb/retention/log"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/tagserver"
@@ -64,7 +60,7 @@ func (s *Server) apiOptions() api.Options {
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
 		Explain:  s.ExplainConsent, Permits: s.Permits, Signals: s.Signals,
 		Inspect: s.Inspect, Waterfall: s.Waterfall,
-		Spool: s.spool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
+		Spool: s.uploadSpool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
 	}
 }
 
@@ -145,62 +141,4 @@ func (s *Server) problems(ctx context.Context) []console.Problem {
 		out = append(out, console.Problem{Title: f})
 	}
 	return out
-}
-
-// spool makes a file for one request, in the data directory's own folder for
-// them, which is emptied at each start.
-func (s *Server) spool() (api.Spool, error) {
-	s.spools.Lock()
-	defer s.spools.Unlock()
-	dir := s.spoolDir()
-	if err := s.env.FS.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make a file for an upload: %w", err)
-	}
-	s.spooled++
-	name := filepath.Join(dir, fmt.Sprintf("%d.part", s.spooled))
-	w, err := s.env.FS.Create(name, "")
-	if err != nil {
-		return nil, fmt.Errorf("make a file for an upload: %w", err)
-	}
-	return &spoolFile{fs: s.env.FS, name: name, w: w}, nil
-}
-
-func (a *App) spoolDir() string { return filepath.Join(a.cfg.Data, "spool") }
-
-// spoolFile is a file that goes when it is closed. It is written first and read
-// after.
-type spoolFile struct {
-	fs   log.FS
-	name string
-	w    io.WriteCloser
-	r    interface {
-		io.ReaderAt
-		io.Closer
-	}
-}
-
-func (f *spoolFile) Write(b []byte) (int, error) { return f.w.Write(b) }
-
-func (f *spoolFile) ReadAt(b []byte, off int64) (int, error) {
-	if f.r == nil {
-		r, err := f.fs.Open(f.name)
-		if err != nil {
-			return 0, err
-		}
-		f.r = r
-	}
-	return f.r.ReadAt(b, off)
-}
-
-func (f *spoolFile) Close() error {
-	err := f.w.Close()
-	if f.r != nil {
-		if rerr := f.r.Close(); err == nil {
-			err = rerr
-		}
-	}
-	if rerr := f.fs.Remove(f.name); err == nil {
-		err = rerr
-	}
-	return err
 }

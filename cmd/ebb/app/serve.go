@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,9 +24,6 @@ type Server struct {
 	addrs [3]string
 	ready atomic.Bool
 	alone bool // answers a command, whatever the node's roles
-
-	spools  sync.Mutex
-	spooled uint64
 }
 
 // drainFor is how long a stop waits for requests that are under way.
@@ -40,10 +36,6 @@ func (a *App) Serve(ctx context.Context) (s *Server, err error) {
 	s = &Server{App: a}
 	if err := a.Start(); err != nil {
 		return nil, err
-	}
-	// What a crash left of an upload is encrypted with a key that is gone.
-	if err := a.env.FS.RemoveAll(a.spoolDir()); err != nil {
-		return nil, fmt.Errorf("empty the folder of uploads: %w", err)
 	}
 	o := a.edgeOptions()
 	if err := s.routes(&o); err != nil {
