@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/ebb-dmp/ebb/segments/query"
@@ -230,6 +231,16 @@ func (c *Catalog) Validate(d *Definition) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Check returns why an audience cannot be evaluated: that there is none of this ID,
+// or its fault, and nil if it can.
+func (c *Catalog) Check(id taxonomy.AudienceID) error {
+	d, ok := c.Get(id)
+	if !ok {
+		return fmt.Errorf("there is no audience %q", id)
+	}
+	return c.check(d)
 }
 
 // check returns the faults of a definition that lie in what it refers to.

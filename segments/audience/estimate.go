@@ -67,15 +67,36 @@ type Reach struct {
 // which those may be all the same. Of b it needs View and Sources.
 func NewReach(ctx context.Context, b Basis, traits []taxonomy.Trait) (*Reach, error) {
 	today := b.View.Clock().Day()
-	r, err := query.NewIndexResolver(b.View, today, b.Sources, func(taxonomy.AudienceID) (query.Expr, bool) { return nil, false })
+	b.Catalog = NewCatalog(nil) // no audience is asked
+	leaves, r, err := b.Insights(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("count traits: %w", err)
 	}
-	cs, err := query.Courses(ctx, insights{b.View}, today, r, traits, query.RunOptions{Workers: b.Workers})
+	cs, err := query.Courses(ctx, leaves, today, r, traits, query.RunOptions{Workers: b.Workers})
 	if err != nil {
 		return nil, fmt.Errorf("count traits: %w", err)
 	}
 	return &Reach{Courses: cs, AsOf: b.View.Clock(), Position: b.View.Position().Clone()}, nil
+}
+
+// Insights returns what a report on visitors at large asks, and what its words mean:
+// the leaves of b, of whose visitors only those who may be counted in insights are
+// eligible, with the members of the lookalikes that the expressions or the catalog
+// name.
+func (b Basis) Insights(ctx context.Context, exprs ...query.Expr) (index.Leaves, query.Resolver, error) {
+	members := b.Members
+	if members == nil {
+		members = func(context.Context, taxonomy.AudienceID) (index.Set, error) { return nil, nil }
+	}
+	leaves, err := withLookalikes(ctx, b.View, b.Catalog, members, exprs...)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := query.NewIndexResolver(b.View, b.View.Clock().Day(), b.Sources, b.Catalog.Audience)
+	if err != nil {
+		return nil, nil, err
+	}
+	return insights{leaves}, r, nil
 }
 
 // insights are the leaves of an index of whose visitors only those who may be

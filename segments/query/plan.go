@@ -75,6 +75,18 @@ func (p *Plan) AddEligible() int {
 	return len(p.roots) - 1
 }
 
+// AddAll adds those who are in all of some results, by the numbers that Add gave.
+// It asks no leaf that is not asked already, and counts against no bound of an
+// expression: whoever crosses many results asks for pairs of large rules.
+func (p *Plan) AddAll(results ...int) int {
+	of := make([]int32, len(results))
+	for i, n := range results {
+		of[i] = p.roots[n]
+	}
+	p.roots = append(p.roots, p.and(of, nil))
+	return len(p.roots) - 1
+}
+
 // Leaves returns how many different leaves the plan reads for a block at most.
 func (p *Plan) Leaves() int { return len(p.ops) }
 
