@@ -163,6 +163,38 @@ func TestTell(t *testing.T) {
 	}
 }
 
+// P7: of each band the members are as many as the floor, or none is told, and so are
+// those who are no members if everybody is told; and the bands are all members.
+func TestNoBandIsBelowTheFloor(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const floor = 50
+		p := &Profile{}
+		for i := range p.Seen {
+			p.Seen[i] = rapid.OneOf(rapid.Just(uint64(0)), rapid.Uint64Range(0, 60), rapid.Uint64Range(0, 1000)).Draw(t, "members")
+			p.SeenBase[i] = p.Seen[i] + rapid.OneOf(rapid.Uint64Range(0, 60), rapid.Uint64Range(50, 1000)).Draw(t, "others")
+			p.Members, p.Base = p.Members+p.Seen[i], p.Base+p.SeenBase[i]
+		}
+		told := p.Tell(floor)
+		if (told.Seen == nil) != (p.Members < floor) {
+			t.Fatalf("%d members in %d bands", p.Members, len(told.Seen))
+		}
+		var members, base uint64
+		next := 0
+		for i, b := range told.Seen {
+			if b.From != next && (b.From != -1 || i != len(told.Seen)-1) || b.Members.Kind != Exact || b.Members.N < floor {
+				t.Fatalf("band %+v after %d", b, next)
+			}
+			if b.Base.Kind == Exact && b.Base.N-b.Members.N < floor {
+				t.Fatalf("band %+v tells of those who are no members", b)
+			}
+			next, members, base = b.To+1, members+b.Members.N, base+b.Base.N
+		}
+		if told.Seen != nil && (members != p.Members || next != 0 || base != p.Base && base != 0) {
+			t.Fatalf("the bands have %d of %d, %d of %d, and end before %d", members, p.Members, base, p.Base, next)
+		}
+	})
+}
+
 // P7 for more groups: every number that is told, and every sum and difference of two,
 // three or four of them, is a group's of whom there are none, or enough; or is that of
 // no group.

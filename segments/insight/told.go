@@ -193,7 +193,8 @@ type Row struct {
 }
 
 // Band is a range of days since the newest event. From and To are -1 if there was
-// none in the 90 days; To alone if it reaches to those too.
+// none in the 90 days; To alone if it reaches to those too. Base is Withheld if it
+// would tell of those who are no members.
 type Band struct {
 	From, To      int
 	Members, Base Number
@@ -252,18 +253,16 @@ func (p *Profile) row(k Category, t *ProfileTold, floor uint64) Row {
 	return r
 }
 
-// bands joins neighbours until of each the members, and of each everybody else, are
-// at least the floor. What is told is then a table without any group below it.
-func (p *Profile) bands(floor uint64, withBase bool) (out []Band) {
+// bands joins neighbours until each has at least as many members as the floor, so
+// what is told is a table without a group below it. Everybody is told beside them if
+// those who are no members are as many in each.
+func (p *Profile) bands(floor uint64, withBase bool) []Band {
 	type band struct {
 		Band
 		members, base uint64
 	}
 	var all []band
-	last := band{Band: Band{From: 0}}
-	full := func(b *band) bool {
-		return b.members >= floor && (!withBase || b.base-b.members >= floor)
-	}
+	var last band
 	for i := range p.Seen {
 		if i < len(LastSeen) {
 			last.To = LastSeen[i]
@@ -272,23 +271,26 @@ func (p *Profile) bands(floor uint64, withBase bool) (out []Band) {
 		}
 		last.members += p.Seen[i]
 		last.base += p.SeenBase[i]
-		if full(&last) {
+		if last.members >= floor {
 			all = append(all, last)
 			last = band{Band: Band{From: last.To + 1}}
 		}
 	}
-	if !full(&last) && len(all) > 0 { // what is left over goes to the last
-		end := &all[len(all)-1]
-		end.members, end.base = end.members+last.members, end.base+last.base
-		end.To = -1
+	if end := len(all) - 1; end >= 0 && all[end].To >= 0 { // what is left over goes to the last
+		all[end].To = -1
+		all[end].members, all[end].base = all[end].members+last.members, all[end].base+last.base
 	}
 	for i := range all {
-		b := &all[i].Band
+		withBase = withBase && all[i].base-all[i].members >= floor
+	}
+	var out []Band
+	for i := range all {
+		b := all[i].Band
 		b.Members = Number{Kind: Exact, N: all[i].members}
 		if withBase {
 			b.Base = Number{Kind: Exact, N: all[i].base}
 		}
-		out = append(out, *b)
+		out = append(out, b)
 	}
 	return out
 }

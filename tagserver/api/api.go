@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,7 @@ import (
 	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/insight"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/tagserver/consent"
@@ -99,6 +101,10 @@ type Options struct {
 	// Estimate counts a rule as of now. Faults of the rule are
 	// taxonomy.FieldErrors with paths in it.
 	Estimate func(context.Context, query.Expr) (*audience.Estimate, error)
+	// Overlap and Profile count reports on audiences as of now. Faults of the query are
+	// taxonomy.FieldErrors with paths in it.
+	Overlap func(context.Context, insight.OverlapQuery) (*insight.Overlap, error)
+	Profile func(context.Context, insight.ProfileQuery) (*insight.Profile, error)
 	// Preview says what other definitions would make of what is known now.
 	Preview     func(context.Context, *defs.Snapshot) (*Reach, error)
 	Generations Generations
@@ -219,7 +225,7 @@ func New(o Options) (*API, error) {
 		name string
 		ok   bool
 	}{
-		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil}, {"Preview", o.Preview != nil},
+		{"Defs", o.Defs != nil}, {"Changed", o.Changed != nil}, {"Estimate", o.Estimate != nil}, {"Overlap", o.Overlap != nil}, {"Profile", o.Profile != nil}, {"Preview", o.Preview != nil},
 		{"Generations", o.Generations != nil}, {"Build", o.Build != nil}, {"Deliveries", o.Deliveries != nil}, {"Import", o.Import != nil}, {"Matches", o.Matches != nil}, {"Operations", o.Operations != nil},
 		{"Erase", o.Erase != nil}, {"Receipt", o.Receipt != nil}, {"Audit", o.Audit != nil}, {"Accounts", o.Accounts != nil}, {"Refusals", o.Refusals != nil}, {"Inspect", o.Inspect != nil}, {"Waterfall", o.Waterfall != nil},
 		{"Night", o.Night != nil}, {"Backup", o.Backup != nil}, {"Trail", o.Trail != nil}, {"Used", o.Used.Keyed != nil}, {"Answers", o.Answers.Keyed != nil},
@@ -250,6 +256,7 @@ func New(o Options) (*API, error) {
 	a.drafting()
 	a.published()
 	a.estimates()
+	a.reports()
 	a.dryRuns()
 	a.operations()
 	a.generations()
@@ -289,8 +296,8 @@ func config() huma.Config {
 			},
 			Security: []map[string][]string{{"key": {}}},
 		},
-		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
-		DefaultFormat: "application/json",
+		Formats:       map[string]huma.Format{jsonType: jsonFormat, "json": jsonFormat, csvType: csvFormat},
+		DefaultFormat: jsonType,
 		Transformers:  []huma.Transformer{transform},
 	}
 	// What must be there is said by describe, from the same knowledge as the
@@ -306,6 +313,38 @@ var jsonFormat = huma.Format{
 		return e.Encode(v)
 	},
 	Unmarshal: json.Unmarshal,
+}
+
+const jsonType, csvType = "application/json", "text/csv"
+
+var csvFormat = huma.Format{
+	Marshal: func(w io.Writer, v any) error {
+		t, ok := v.(table)
+		if !ok { // a problem
+			return jsonFormat.Marshal(w, v)
+		}
+		c := csv.NewWriter(w)
+		c.UseCRLF = true // RFC 4180
+		return c.WriteAll(t.table())
+	},
+	Unmarshal: func([]byte, any) error { return errors.New("nothing is read as CSV") },
+}
+
+// accepted is what is answered with: CSV if that is offered, and is named before JSON
+// and before everything.
+func accepted(accept []string, offered bool) string {
+	for _, part := range strings.Split(strings.Join(accept, ","), ",") {
+		kind, _, _ := strings.Cut(part, ";")
+		switch strings.ToLower(strings.TrimSpace(kind)) {
+		case csvType:
+			if offered {
+				return csvType
+			}
+		case jsonType, "application/*", "*/*":
+			return jsonType
+		}
+	}
+	return jsonType
 }
 
 // Routes are the rows of the table that the API answers. All are for whoever
@@ -366,6 +405,7 @@ type op struct {
 	errors                []int // of failure; 401 and 403 always are among them
 	body                  any   // a value of the body's type, for the description; nil: it takes none
 	slow                  bool  // takes as long as it takes
+	csv                   bool  // its answer, a table, is CSV too, by Accept
 	most                  int64 // bytes of the body; 0: maxBody
 }
 
@@ -384,6 +424,9 @@ func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 	if o.body != nil {
 		a.bodyIs(hop.Method, hop.Path, o.body)
 	}
+	if o.csv {
+		a.operation(hop.Method, hop.Path).Responses[strconv.Itoa(o.ok)].Content[csvType] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Description: "The same as a table with a head, by RFC 4180."}}
+	}
 	known := queryOf(reflect.TypeFor[I]())
 	row := func(c echo.Context) error {
 		if err := checkQuery(c.Request(), known); err != nil {
@@ -392,6 +435,10 @@ func operate[I, O any](a *API, o op, h func(context.Context, *I) (*O, error)) {
 		if o.body != nil && !isJSON(c.Request()) {
 			return tagserver.NewProblem(http.StatusUnsupportedMediaType, codeType, "send Content-Type: application/json")
 		}
+		if o.csv {
+			c.Response().Header().Set("Vary", "Accept")
+		}
+		c.Request().Header.Set("Accept", accepted(c.Request().Header.Values("Accept"), o.csv))
 		a.inner.ServeHTTP(c.Response(), c.Request())
 		return nil
 	}

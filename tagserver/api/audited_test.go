@@ -23,7 +23,7 @@ func (s *stage) trail() (links []linkView) {
 }
 
 // changesNothing are the POSTs that only ask.
-var changesNothing = map[string]bool{"POST /estimates": true, "POST /plan": true, "POST /audiences/{id}/dry-run": true, "POST /rules/{id}/dry-run": true,
+var changesNothing = map[string]bool{"POST /estimates": true, "POST /reports/overlap": true, "POST /reports/profile": true, "POST /plan": true, "POST /audiences/{id}/dry-run": true, "POST /rules/{id}/dry-run": true,
 	"POST /consent/explanations": true}
 
 // Every operation that is described and changes something leaves an entry, with

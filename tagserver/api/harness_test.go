@@ -21,6 +21,7 @@ import (
 	"github.com/ebb-dmp/ebb/retention/storetest"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/insight"
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -230,7 +231,17 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 			s.inForce = s.defs.Version()
 			return s.changed
 		},
-		Estimate:    func(_ context.Context, e query.Expr) (*audience.Estimate, error) { return s.estimate(e) },
+		Estimate: func(_ context.Context, e query.Expr) (*audience.Estimate, error) { return s.estimate(e) },
+		Overlap: func(ctx context.Context, q insight.OverlapQuery) (*insight.Overlap, error) {
+			return insight.NewOverlap(ctx, s.basis(), q)
+		},
+		Profile: func(ctx context.Context, q insight.ProfileQuery) (*insight.Profile, error) {
+			f, err := s.api.here(ctx).forest(nil, "")
+			if err != nil {
+				return nil, err
+			}
+			return insight.NewProfile(ctx, s.basis(), f, q)
+		},
 		Preview:     func(_ context.Context, next *defs.Snapshot) (*Reach, error) { return s.preview(next) },
 		Generations: gens{s},
 		Build: func(context.Context) (*audience.Built, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/insight"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 )
@@ -27,6 +28,10 @@ func schemaName(t reflect.Type, hint string) string {
 	switch t {
 	case reflect.TypeFor[audience.Definition]():
 		return "Audience"
+	case reflect.TypeFor[insight.OverlapQuery]():
+		return "OverlapRequest"
+	case reflect.TypeFor[insight.Group]():
+		return "ReportGroup"
 	case reflect.TypeFor[onboard.Fault]():
 		return "RefusedRow"
 	case reflect.TypeFor[huma.ErrorModel]():
@@ -86,6 +91,8 @@ var required = map[string][]string{
 	"AccessKey":       {"role"},
 	"PlanRequest":     {"definitions"},
 	"RollbackRequest": {"version"},
+	"OverlapRequest":  {"of"},
+	"ProfileRequest":  {"audience"},
 	"MergeRequest":    {"into"},
 	"PlanDefinition":  {"kind", "definition"},
 }

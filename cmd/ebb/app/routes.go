@@ -51,7 +51,7 @@ func (s *Server) apiOptions() api.Options {
 	builtin, _ := builtinTaxonomies() // the catalog was made of them already
 	return api.Options{
 		Defs: s.defs, Builtin: builtin, Changed: s.refresh,
-		Estimate: s.Estimate, Preview: s.Preview, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
+		Estimate: s.Estimate, Overlap: s.Overlap, Profile: s.Profile, Preview: s.Preview, Generations: s.generations, Build: s.Build, Deliveries: deliveries{s.App},
 		Import: s.Import, Matches: matchFiles{s}, Operations: s.App,
 		Erase: s.Erase, Receipt: s.Receipt, Audit: s.Audit,
 		Night: s.night, Backup: s.writeBackup,
