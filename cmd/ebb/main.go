@@ -34,6 +34,7 @@ type commands struct {
 
 	Import     importCommand     `cmd:"" help:"Take a file of visitors in."`
 	Audience   audienceCommand   `cmd:"" help:"List, count and build audiences."`
+	Report     reportCommand     `cmd:"" help:"Say how audiences overlap, and what their members are like."`
 	Translate  translateCommand  `cmd:"" help:"Turn rules from one form into another."`
 	Lookalike  lookalikeCommand  `cmd:"" help:"Show how good lookalikes are."`
 	Deliver    deliverCommand    `cmd:"" help:"Deliver audiences to destinations."`

@@ -110,13 +110,16 @@ func shop(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// purchases writes a file of purchases of tea, one for each visitor from first on:
-// purchases FILE
-// FIRST N.
+// purchases writes a file of purchases, one for each visitor from first on, of tea
+// unless it says of what: purchases FILE FIRST N [WHAT].
 func purchases(ts *testscript.TestScript, neg bool, args []string) {
 	var first, n int
+	what := "tea"
+	if len(args) == 4 {
+		what, args = args[3], args[:3]
+	}
 	if len(args) != 3 || neg {
-		ts.Fatalf("usage: purchases FILE FIRST N")
+		ts.Fatalf("usage: purchases FILE FIRST N [WHAT]")
 	}
 	if _, err := fmt.Sscan(args[1]+" "+args[2], &first, &n); err != nil {
 		ts.Fatalf("usage: purchases FILE FIRST N")
@@ -125,7 +128,7 @@ func purchases(ts *testscript.TestScript, neg bool, args []string) {
 	b.WriteString("who,day,what\n")
 	day := time.Now().UTC().Format(time.DateOnly)
 	for i := first; i < first+n; i++ {
-		fmt.Fprintf(&b, "visitor-%d,%s,tea\n", i, day)
+		fmt.Fprintf(&b, "visitor-%d,%s,%s\n", i, day, what)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o600))
 }

@@ -29,8 +29,8 @@ type Profile struct {
 	Base     uint64 // as in Overlap
 	// Categories are those that anybody had in the 90 days, in order of their traits.
 	Categories []Category
-	// Nobody is how many more categories nobody had; LeftOut, how many were left
-	// out as sensitive.
+	// Nobody is how many more categories nobody had; LeftOut, how many that somebody
+	// had were left out as sensitive.
 	Nobody, LeftOut int
 	// Seen and SeenBase are how many had their newest event so many days before the
 	// day, by the bands of LastSeen; the last is of who had none in the 90 days.
@@ -97,10 +97,10 @@ func (p *Profile) choose(a *asked, f *tree.Forest, q *ProfileQuery) error {
 		}
 		k := Category{Trait: t, Sensitive: f.Sensitive(t), Archived: f.Archived(uint32(i)) != 0}
 		switch {
-		case k.Sensitive && !q.Sensitive:
-			p.LeftOut++
 		case len(a.r.Columns(t)) == 0:
 			p.Nobody++
+		case k.Sensitive && !q.Sensitive:
+			p.LeftOut++
 		default:
 			p.Categories = append(p.Categories, k)
 		}

@@ -144,6 +144,29 @@ func (c *Client) JSON(ctx context.Context, method, path string, in any) (json.Ra
 	return b, nil
 }
 
+// Copy sends in and writes the answer, of the type that is asked for, to w.
+func (c *Client) Copy(ctx context.Context, method, path, accept string, in any, w io.Writer) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("ask the API: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(b))
+	if err != nil {
+		return fmt.Errorf("ask the API: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", accept)
+	res, err := c.send(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(w, res.Body); err != nil {
+		return fmt.Errorf("read the API's answer: %w", err)
+	}
+	return nil
+}
+
 // Get is JSON of a GET, read into out too.
 func (c *Client) Get(ctx context.Context, path string, out any) (json.RawMessage, error) {
 	return c.ask(ctx, http.MethodGet, path, nil, out)

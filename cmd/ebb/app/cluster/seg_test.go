@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/insight"
 	"github.com/ebb-dmp/ebb/segments/query"
 )
 
@@ -76,6 +77,47 @@ func TestAnEventAtAnyEdgeIsInTheAnswerOfEveryNode(t *testing.T) {
 	// Any node gives the same exact estimate as of the same position.
 	same(t, w, nodes, `{"trait":"k:about=wine"}`, 41)
 	same(t, w, nodes, `{"and":[{"trait":"k:about=tea"},{"not":{"trait":"k:about=wine","min":2}}]}`, 20)
+	sameReports(t, w, nodes)
+}
+
+// sameReports waits until all nodes are at one position, and compares their reports:
+// that of the node which folds is that of every other, for none of them owns an index.
+func sameReports(t *testing.T, w *world, nodes []*node) {
+	t.Helper()
+	type reports struct {
+		*insight.Overlap
+		Cells   []uint64
+		Profile *insight.Profile
+	}
+	var answers []reports
+	w.until("all nodes report as of one position", func() bool {
+		answers = nil
+		for _, n := range nodes {
+			o, err := n.Overlap(ctx, insight.OverlapQuery{Of: []insight.Group{{Audience: "wine"}, {Audience: "wine-twice"}, {Audience: "tea-only"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := n.Profile(ctx, insight.ProfileQuery{Audience: "wine"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers = append(answers, reports{o, o.Exclusive(), p})
+		}
+		return !slices.ContainsFunc(answers, func(a reports) bool {
+			return !maps.Equal(a.Overlap.Position, answers[0].Overlap.Position) || !maps.Equal(a.Profile.Position, answers[0].Overlap.Position)
+		})
+	})
+	for i, a := range answers {
+		got, _ := json.Marshal(a)
+		first, _ := json.Marshal(answers[0])
+		if string(got) != string(first) {
+			t.Errorf("node %s: %s\nnode %s: %s", nodes[i].name, got, nodes[0].name, first)
+		}
+	}
+	// 41 had wine, 20 of them twice; 20 tea and no wine.
+	if o := answers[0].Overlap; o.Together(insight.Of(0)) != 41 || o.Together(insight.Of(0, 1)) != o.Together(insight.Of(1)) || o.Together(insight.Of(0, 2)) != 0 || answers[0].Profile.Members != 41 {
+		t.Errorf("the cells are %d", answers[0].Cells)
+	}
 }
 
 // same waits until all nodes are at one position, and compares what they answer.

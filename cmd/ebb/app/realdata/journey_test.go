@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -208,11 +209,13 @@ func (j *journey) duck(inUse ...string) answer {
 	j.t.Helper()
 	vars := map[string]string{"today": sqlDay(today), "in_use": fmt.Sprintf("['%s']::VARCHAR[]", strings.Join(inUse, "', '"))}
 	setup := "SET VARIABLE today = " + vars["today"] + ";\n" + string(read(j.t, filepath.Join("testdata", "journey", "setup.sql")))
-	return duck(j.t, job{Dir: j.dir, Setup: setup, Asks: []ask{{Vars: vars, Visitors: questions(j.rules), Tables: map[string]string{
+	tables := map[string]string{
 		"nodes":  "SELECT category, count(DISTINCT visitor) FROM about GROUP BY ALL",
 		"totals": "SELECT count(*), count(DISTINCT visitor) FROM bought",
 		"days":   "SELECT day::VARCHAR, category, count(DISTINCT visitor) FROM about GROUP BY ALL",
-	}}}})[0]
+	}
+	maps.Copy(tables, j.profiles())
+	return duck(j.t, job{Dir: j.dir, Setup: setup, Asks: []ask{{Vars: vars, Visitors: questions(j.rules), Tables: tables}}})[0]
 }
 
 // R13, R14, R15, R16: audiences over real purchases are those of DuckDB, visitor
@@ -245,11 +248,13 @@ func TestJourneyAudiencesEqualDuckDB(t *testing.T) {
 	}
 	j.everyDay(days, "shop", "outlet", "panel")
 	j.everyNode(want.Tables["nodes"])
+	j.reports(want)
 
 	// R19: what a withdrawn source brought leaves with the next generation.
 	j.define(defs.Source, "outlet", taxonomy.Source{ID: "outlet", Title: "outlet", Party: 1, Withdrawn: true})
 	without := j.duck("shop")
 	j.same("outlet withdrawn", j.build(), j.estimates(), without.Visitors)
+	j.reports(without)
 	if slices.Equal(without.Visitors["grocery-30"], want.Visitors["grocery-30"]) {
 		t.Error("withdrawing half of the stores changed nothing")
 	}
