@@ -119,7 +119,8 @@ func (d *Deliverer) carry(ctx context.Context, from *Deliverer, dest taxonomy.De
 			return err
 		}
 	}
-	h.Shards, h.version = n.Shards(), here.version
+	// Terms are of the leases there.
+	h.Shards, h.Term, h.version = n.Shards(), here.Term, here.version
 	h.Sent = nil // to be looked at, and of ordinals that mean others there
 	if h.Ledger != "" {
 		b, err := l.renumber(n).marshal(n.Shards())

@@ -266,7 +266,7 @@ func (d *Deliverer) Drop(ctx context.Context, dest taxonomy.DestinationID) error
 	if err == nil && h.Seq > 0 {
 		// An empty head rather than none: its number goes on, so that files
 		// which a crash leaves are still told from those to come.
-		err = d.swapHead(ctx, dest, &head{Seq: h.Seq + 1, Shards: h.Shards, Clock: h.Clock, version: h.version})
+		err = d.swapHead(ctx, dest, &head{Seq: h.Seq + 1, Term: h.Term, Shards: h.Shards, Clock: h.Clock, version: h.version})
 		if err == nil {
 			err = d.clean(ctx, dest, &head{Seq: h.Seq + 1})
 		}

@@ -38,10 +38,13 @@ type head struct {
 	// Seq grows by one with every head. A file is named with the head that was
 	// to name it, so files that no head names can be told from those that one
 	// may still name.
-	Seq        uint64          `json:"seq"`
-	Epoch      uint64          `json:"epoch"`
-	Generation uint64          `json:"generation"` // the newest delivered
-	AsOf       taxonomy.Millis `json:"as_of"`
+	Seq        uint64 `json:"seq"`
+	Epoch      uint64 `json:"epoch"`
+	Generation uint64 `json:"generation"` // the newest delivered
+	// Term is the highest under which anybody has claimed this destination; 0 in an
+	// installation without leases, and in heads of versions that knew no terms.
+	Term uint64          `json:"term,omitempty"`
+	AsOf taxonomy.Millis `json:"as_of"`
 	// Clock is the latest time at which a delivery was made: the planner's day
 	// never goes back, whatever the machine's clock does.
 	Clock          taxonomy.Millis `json:"clock"`

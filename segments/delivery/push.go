@@ -121,14 +121,14 @@ func (d *Deliverer) pushOn(ctx context.Context, dest *Destination, src *Source, 
 		if err != nil || under == nil {
 			return done, err
 		}
-		over, err := d.sendPending(ctx, dest, under)
+		over, err := d.sendPending(ctx, dest, under, src.Term)
 		if err != nil {
 			return done, err
 		}
 		if !over {
 			continue // it was withdrawn: plan anew
 		}
-		done, err = d.finish(ctx, dest, under.File)
+		done, err = d.finish(ctx, dest, under.File, src.Term)
 		if errors.Is(err, errNoPending) {
 			continue
 		}
@@ -151,7 +151,7 @@ func (d *Deliverer) locked(dest taxonomy.DestinationID, fn func() error) error {
 // next returns what is to be sent now: what is under way if it may still be
 // sent, else a new plan. Nil means that there is nothing to send.
 func (d *Deliverer) next(ctx context.Context, dest *Destination, src *Source) (Delivery, *pending, error) {
-	h, err := d.readHead(ctx, dest.ID)
+	h, err := d.headUnder(ctx, dest.ID, src.Term)
 	if err != nil {
 		return Delivery{}, nil, err
 	}
@@ -330,10 +330,10 @@ func (d *Deliverer) writeChunks(ctx context.Context, dest *Destination, h *head,
 
 // finish settles what is under way if every chunk has its answer or its time is
 // over; else it stays, to be gone on with.
-func (d *Deliverer) finish(ctx context.Context, dest *Destination, file string) (done Delivery, err error) {
+func (d *Deliverer) finish(ctx context.Context, dest *Destination, file string, term uint64) (done Delivery, err error) {
 	err = d.locked(dest.ID, func() error {
 		return again(func() error {
-			h, err := d.readHead(ctx, dest.ID)
+			h, err := d.headUnder(ctx, dest.ID, term)
 			if err != nil {
 				return err
 			}

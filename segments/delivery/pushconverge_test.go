@@ -233,6 +233,23 @@ func pushConverges(t *rapid.T) {
 		}
 	}
 	ever := map[string][]*visitor{} // who was known by an ID
+	term := uint64(0)               // as in heads that know of none
+	// takeover: another node has the lease. Whoever had it before finds that out
+	// whatever it does, and sends nothing.
+	takeover := func() {
+		term++
+		h.finish("claim", func() error { return r.d.Claim(context.Background(), term, []taxonomy.DestinationID{dsp}) })
+		if term == 1 {
+			return // there was no lease before
+		}
+		src, calls := w.generation(), r.to.calls
+		src.Term = term - 1
+		_, err := r.d.Run(context.Background(), dest, src)
+		_, serr := r.d.Suppress(context.Background(), dest, src)
+		if !errors.Is(err, delivery.ErrStale) || serr != nil && !errors.Is(serr, delivery.ErrStale) || r.to.calls != calls {
+			t.Fatalf("after a takeover the one before sent %d chunks: %v, %v", r.to.calls-calls, err, serr)
+		}
+	}
 	deliver := func() (done delivery.Delivery) {
 		for _, v := range w.visitors {
 			if id := w.id(&dest, v); id != "" {
@@ -240,6 +257,7 @@ func pushConverges(t *rapid.T) {
 			}
 		}
 		src := w.generation()
+		src.Term = term
 		h.finish("run", func() (err error) {
 			done, err = r.d.Run(context.Background(), dest, src)
 			return err
@@ -252,7 +270,7 @@ func pushConverges(t *rapid.T) {
 	suppress := func() {
 		src := w.generation()
 		w.gen-- // it is asked of the generation that stands, and of who is suppressed now
-		src.Generation.Number = w.gen
+		src.Generation.Number, src.Term = w.gen, term
 		h.finish("suppress", func() error {
 			_, err := r.d.Suppress(context.Background(), dest, src)
 			return err
@@ -264,7 +282,7 @@ func pushConverges(t *rapid.T) {
 	for range rapid.IntRange(25, 50).Draw(t, "steps") {
 		switch step := rapid.SampledFrom([]string{
 			"deliver", "see", "clock", "swap", "forget", "deliver", "join", "leave", "deliver", "clock", "kill", "match",
-			"deliver", "see", "night", "consent", "late", "deliver", "clock", "expires early", "epoch", "return", "replay", "convert", "convert",
+			"deliver", "see", "night", "consent", "late", "deliver", "clock", "expires early", "epoch", "return", "replay", "convert", "convert", "takeover",
 		}).Draw(t, "step"); step {
 		case "consent":
 			v := h.someone()
@@ -287,6 +305,8 @@ func pushConverges(t *rapid.T) {
 			w.now += taxonomy.Millis(rapid.SampledFrom([]int64{60e3, 3600e3, 86400e3, 2 * 3600e3, 600e3, 3 * 86400e3, 1}).Draw(t, "by"))
 		case "deliver":
 			deliver()
+		case "takeover":
+			takeover()
 		case "late":
 			r.to.catchUp()
 		case "expires early": // the partner's own clock

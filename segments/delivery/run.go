@@ -90,6 +90,9 @@ func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done
 	if err := d.valid(&dest); err != nil {
 		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
 	}
+	if err := d.termOf(ctx, dest.ID, &src); err != nil {
+		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
+	}
 	if d.o.Transports[dest.Transport].Facts().Served {
 		defer d.lock(dest.ID)()
 		err = again(func() error {
@@ -111,7 +114,7 @@ func (d *Deliverer) valid(dest *Destination) error {
 
 // publish delivers to a partner who pulls.
 func (d *Deliverer) publish(ctx context.Context, dest *Destination, src *Source) (Delivery, error) {
-	h, err := d.readHead(ctx, dest.ID)
+	h, err := d.headUnder(ctx, dest.ID, src.Term)
 	if err != nil {
 		return Delivery{}, err
 	}

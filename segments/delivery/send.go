@@ -16,8 +16,9 @@ import (
 
 // sendPending sends what has not been acknowledged, in waves of as many chunks
 // as may be under way at once, and notes after each wave what came of it. It
-// returns false if the delivery was withdrawn meanwhile.
-func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pending) (bool, error) {
+// returns false if the delivery was withdrawn meanwhile. Before each wave it looks
+// whether it may still send: no swap of a head can take back what was sent.
+func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pending, term uint64) (bool, error) {
 	index, pieces, err := d.openIndex(ctx, dest.ID, p.Index)
 	if err != nil {
 		return false, err
@@ -50,7 +51,10 @@ func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pendi
 		if ok, err := d.pace(ctx, dest, p); !ok || err != nil {
 			return true, err
 		}
-		here, more, err := d.sendWave(ctx, dest, p, wave)
+		if ok, err := d.stands(ctx, dest.ID, p, term); !ok || err != nil {
+			return false, err
+		}
+		here, more, err := d.sendWave(ctx, dest, p, wave, term)
 		if err != nil || !here {
 			return here, err
 		}
@@ -122,7 +126,7 @@ func (d *Deliverer) pace(ctx context.Context, dest *Destination, p *pending) (bo
 // sendWave sends chunks at once and notes what came of them. here is false if
 // the delivery was withdrawn, more is false if the receiver wants to be left
 // alone for now.
-func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending, wave []*Chunk) (here, more bool, err error) {
+func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending, wave []*Chunk, term uint64) (here, more bool, err error) {
 	outcomes := make([]error, len(wave))
 	verdicts := make([]Verdict, len(wave))
 	jobs := make([]string, len(wave))
@@ -148,7 +152,7 @@ func (d *Deliverer) sendWave(ctx context.Context, dest *Destination, p *pending,
 	}
 	err = d.locked(dest.ID, func() error {
 		return again(func() error {
-			h, err := d.readHead(ctx, dest.ID)
+			h, err := d.headUnder(ctx, dest.ID, term)
 			if err != nil {
 				return err
 			}

@@ -84,8 +84,14 @@ func (d *Deliverer) Suppress(ctx context.Context, dest Destination, src Source) 
 	fail := func(err error) (Delivery, error) {
 		return Delivery{}, fmt.Errorf("suppress at %s: %w", dest.ID, err)
 	}
+	if err := d.termOf(ctx, dest.ID, &src); err != nil {
+		return fail(err)
+	}
 	prompt := false
 	err = d.change(ctx, dest.ID, func(h *head, l *Ledger) (bool, bool, error) {
+		if err := h.under(src.Term); err != nil {
+			return false, false, err
+		}
 		src := src.suppressing(ctx)
 		if src.unsuppressed != "" {
 			return false, false, errors.New(src.unsuppressed)
@@ -190,8 +196,8 @@ func (d *Deliverer) suppress(h *head, l *Ledger, dest *Destination, src *Source)
 }
 
 // nextPrompt is next for Suppress: it makes no plan of a generation.
-func (d *Deliverer) nextPrompt(ctx context.Context, dest *Destination, _ *Source) (Delivery, *pending, error) {
-	h, err := d.readHead(ctx, dest.ID)
+func (d *Deliverer) nextPrompt(ctx context.Context, dest *Destination, src *Source) (Delivery, *pending, error) {
+	h, err := d.headUnder(ctx, dest.ID, src.Term)
 	if err != nil {
 		return Delivery{}, nil, err
 	}

@@ -20,6 +20,10 @@ const consentLife = 30
 // Source is what a delivery reads: a generation, and a view of the index at or
 // beyond its position.
 type Source struct {
+	// Term is that of the lease under which this is delivered, fixed before it
+	// begins. 0, of a command or where there are no leases: the term that is in
+	// force then.
+	Term       uint64
 	Generation *audience.Generation
 	View       audience.View
 	// Members returns who is in an audience of the generation. The set is not

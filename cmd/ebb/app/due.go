@@ -90,5 +90,6 @@ func (a *App) isDue(ctx context.Context, d *delivery.Destination) (bool, error) 
 // DeliverDue delivers to every destination that is due; one that fails does not
 // stop the others.
 func (a *App) DeliverDue(ctx context.Context) error {
-	return a.deliverWhere(ctx, a.isDue)
+	term, _ := a.mayDeliver()
+	return a.deliverWhere(ctx, term, a.isDue)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -486,21 +488,38 @@ func (a *App) tendDeliveries(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Whoever held the lease before publishes and sends nothing from here on.
+	if err := a.deliverer.Claim(ctx, lease.Term, slices.Collect(maps.Keys(a.catalog.Load().destinations))); err != nil {
+		return errors.Join(err, a.store.Leases().Release(context.WithoutCancel(ctx), lease))
+	}
 	t := &tenure{lease: lease}
 	t.renewed.Store(int64(asked))
+	if !a.lives(t) { // claiming took long
+		err := a.renew(ctx, t)
+		if errors.Is(err, retention.ErrHeld) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 	c.delivers.Store(t)
 	return nil
 }
 
 const deliverLease = "deliverer"
 
-// mayDeliver reports whether this node delivers by the schedule.
-func (a *App) mayDeliver() bool {
+// mayDeliver reports whether this node delivers by the schedule, and under which
+// term; 0 with the embedded store.
+func (a *App) mayDeliver() (term uint64, ok bool) {
 	if a.cluster == nil {
-		return true
+		return 0, true
 	}
 	t := a.cluster.delivers.Load()
-	return t != nil && a.lives(t)
+	if t == nil || !a.lives(t) {
+		return 0, false
+	}
+	return t.lease.Term, true
 }
 
 // joinCluster takes in what other nodes have told, and begins to renew.

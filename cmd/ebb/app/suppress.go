@@ -114,7 +114,8 @@ type suppressing struct {
 func (s *suppressor) pass(ctx context.Context) error {
 	a := s.a
 	c, g := a.catalog.Load(), a.current.Load()
-	if g == nil || !a.mayDeliver() {
+	term, may := a.mayDeliver()
+	if g == nil || !may {
 		s.mu.Lock()
 		clear(s.at) // another node may do it meanwhile
 		s.mu.Unlock()
@@ -137,7 +138,9 @@ func (s *suppressor) pass(ctx context.Context) error {
 		s.wg.Go(func() {
 			settled, next := false, taxonomy.Millis(0)
 			a.attempt(ctx, "suppress", func(ctx context.Context) error {
-				done, err := a.deliverer.Suppress(ctx, d, a.source(c, &d, g))
+				src := a.source(c, &d, g)
+				src.Term = term
+				done, err := a.deliverer.Suppress(ctx, d, src)
 				if err != nil {
 					return err
 				}

@@ -154,8 +154,14 @@ func (o overlay) Touched(k taxonomy.VisitorKey) ([]taxonomy.Column, query.Facts,
 	return o.a.fold.touched(k, o.a.install.Shards)
 }
 
-// Deliver delivers the current generation to a destination.
+// Deliver delivers the current generation to a destination. In a cluster any node
+// may: one that does not hold the lease gives way to whoever takes it meanwhile.
 func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.Delivery, error) {
+	term, _ := a.mayDeliver()
+	return a.deliver(ctx, id, term)
+}
+
+func (a *App) deliver(ctx context.Context, id taxonomy.DestinationID, term uint64) (delivery.Delivery, error) {
 	c := a.catalog.Load()
 	d, ok := c.destinations[id]
 	if !ok {
@@ -168,7 +174,9 @@ func (a *App) Deliver(ctx context.Context, id taxonomy.DestinationID) (delivery.
 	if g == nil {
 		return delivery.Delivery{}, fmt.Errorf("deliver to %s: there is no generation yet; build one first", id)
 	}
-	return a.deliverer.Run(ctx, d, a.source(c, &d, g))
+	src := a.source(c, &d, g)
+	src.Term = term
+	return a.deliverer.Run(ctx, d, src)
 }
 
 // source is a generation as a destination gets it.
@@ -188,17 +196,18 @@ func (a *App) source(c *catalog, d *delivery.Destination, g *audience.Generation
 // DeliverAll delivers to every destination, due or not; one that fails does not
 // stop the others.
 func (a *App) DeliverAll(ctx context.Context) error {
-	return a.deliverWhere(ctx, func(context.Context, *delivery.Destination) (bool, error) { return true, nil })
+	term, _ := a.mayDeliver()
+	return a.deliverWhere(ctx, term, func(context.Context, *delivery.Destination) (bool, error) { return true, nil })
 }
 
-func (a *App) deliverWhere(ctx context.Context, due func(context.Context, *delivery.Destination) (bool, error)) error {
+func (a *App) deliverWhere(ctx context.Context, term uint64, due func(context.Context, *delivery.Destination) (bool, error)) error {
 	var errs []error
 	for id, d := range a.catalog.Load().destinations {
 		if ok, err := due(ctx, &d); err != nil || !ok {
 			errs = append(errs, err)
 			continue
 		}
-		done, err := a.Deliver(ctx, id)
+		done, err := a.deliver(ctx, id, term)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -305,10 +314,11 @@ func (a *App) startDelivering(deliver Schedule) {
 	a.life.run("suppressions", a.suppressLoop)
 	a.life.run("deliverer", func(ctx context.Context) error {
 		return a.onSchedule(ctx, deliver, "deliver", func(ctx context.Context) error {
-			if !a.mayDeliver() {
+			term, ok := a.mayDeliver()
+			if !ok {
 				return nil
 			}
-			return a.DeliverDue(ctx)
+			return a.deliverWhere(ctx, term, a.isDue)
 		})
 	})
 }
