@@ -156,6 +156,8 @@ type Options struct {
 	// Rand is a cryptographic source.
 	Rand io.Reader
 	Now  func() taxonomy.Millis
+	// After is a timer; nil: nobody who prefers an operation waits for a quick answer.
+	After func(time.Duration) <-chan time.Time
 
 	Logger *slog.Logger // nil: none
 	Limits Limits
@@ -172,6 +174,9 @@ type Limits struct {
 	// Imports is how many may be taken in at the same time; more are told to
 	// come again. 2.
 	Imports int
+	// Plans is how many may be counted in the background at the same time; more are
+	// told to come again. 2.
+	Plans int
 	// Answers is how many bytes of answers this process keeps for requests that
 	// may be repeated; with more, Idempotency-Key is refused. 64 MiB.
 	Answers int64
@@ -186,6 +191,9 @@ func (l *Limits) setDefaults() {
 	}
 	if l.Imports <= 0 {
 		l.Imports = 2
+	}
+	if l.Plans <= 0 {
+		l.Plans = 2
 	}
 	if l.Answers <= 0 {
 		l.Answers = 64 << 20
@@ -212,6 +220,7 @@ type API struct {
 	openapi func() ([]byte, error) // the description, printed once
 	imports chan struct{}          // a place for each import that runs
 	answers *answers
+	plans   plans
 
 	// changing is held from the check of a change to the moment it is in force:
 	// two changes that are each fine may not be together. Another node's change

@@ -50,6 +50,9 @@ type resource[T, R any] struct {
 	// documents can be compared. Either may be nil.
 	prepare func(*T) error
 	normal  func(*T)
+	// differ says in words what differs between two documents, before being nil if
+	// there was none; nil: only the fields are told.
+	differ func(before, after *T) []string
 	// show gives the shown form; once is what created returned. brief is the
 	// form for lists, show's without once if nil.
 	show  func(t *T, once string) R

@@ -27,6 +27,17 @@ type draftDoc struct {
 	// there was none.
 	Base       uint64          `json:"base"`
 	Definition json.RawMessage `json:"definition"`
+	// Authors are the IDs of the keys that saved it, each once, who saved it last at
+	// the end; the last maxAuthors.
+	Authors []string `json:"authors,omitempty"`
+}
+
+const maxAuthors = 10
+
+// savedBy adds who saves the draft.
+func (d *draftDoc) savedBy(who string) {
+	d.Authors = append(slices.DeleteFunc(d.Authors, func(a string) bool { return a == who }), who)
+	d.Authors = d.Authors[max(0, len(d.Authors)-maxAuthors):]
 }
 
 type (
@@ -36,6 +47,7 @@ type (
 		Base       uint64                   `json:"base" doc:"The version that was published when the draft was begun, 0 if there was none."`
 		Published  uint64                   `json:"published" doc:"The version that is published now: other than base if somebody else published meanwhile."`
 		Changed    time.Time                `json:"changed"`
+		Authors    []string                 `json:"authors" doc:"Who saved it, by the IDs of their keys; who saved it last stands at the end."`
 		Definition R                        `json:"definition"`
 		Faults     []tagserver.ProblemError `json:"faults" doc:"Why it could not be published as it stands."`
 	}
@@ -46,6 +58,7 @@ type (
 		Base      uint64    `json:"base"`
 		Published uint64    `json:"published"`
 		Changed   time.Time `json:"changed"`
+		Authors   []string  `json:"authors" doc:"Who saved it; who saved it last stands at the end."`
 	}
 	draftOut[R any] struct {
 		Status int
@@ -80,7 +93,7 @@ func (a *API) drafting() {
 						return nil, a.fail("list the drafts", err)
 					}
 					now, _ := w.snap.Get(k.kind, doc.ID)
-					all = append(all, draftItem{k.path, doc.ID, doc.Version, d.Base, now.Version, doc.Changed.Time()})
+					all = append(all, draftItem{k.path, doc.ID, doc.Version, d.Base, now.Version, doc.Changed.Time(), append([]string{}, d.Authors...)})
 				}
 			}
 			key := func(d *draftItem) string { return d.Kind + "/" + d.ID }
@@ -139,25 +152,38 @@ func draftsOf[T, R any](a *API, r resource[T, R]) {
 				return nil, a.fail(what, err)
 			}
 			v := diffView{To: doc.Version}
-			before := json.RawMessage(`{}`)
+			var before *T
 			if now, ok := w.snap.Get(r.kind, in.ID); ok {
-				p, err := r.read(&now)
-				if err == nil {
-					before, err = encode(r.show(p, ""))
-				}
-				if err != nil {
+				if before, err = r.read(&now); err != nil {
 					return nil, a.fail(what, err)
 				}
 				v.From = now.Version
 			}
-			after, err := encode(r.show(t, ""))
+			if err := r.compare(&v, before, t); err != nil {
+				return nil, a.fail(what, err)
+			}
+			return &bodyOut[diffView]{v}, nil
+		})
+	operatePlan(a, op{method: http.MethodPost, path: path + "/publish/dry-run", tag: r.path, right: write, ok: 200, errors: []int{403, 404, 409, 422, 503}, slow: true,
+		summary: "Say exactly what publishing " + noun + " would change, without doing it"},
+		func(ctx context.Context, in *planIDIn) (*planOut, error) {
+			what := "plan " + r.draftName(in.ID)
+			now, err := a.world(ctx)
 			if err == nil {
-				v.Fields, err = differences(before, after)
+				err = r.notBuiltin(in.ID)
+			}
+			var t *T
+			if err == nil {
+				_, _, t, err = r.draft(now, in.ID)
+			}
+			var d *draft
+			if err == nil {
+				d, err = draftOf(now, r, t, "definition")
 			}
 			if err != nil {
 				return nil, a.fail(what, err)
 			}
-			return &bodyOut[diffView]{v}, nil
+			return a.preview(ctx, in.Prefer, write, &set{now: now}, []*draft{d}, what, nil)
 		})
 	operate(a, op{method: http.MethodPost, path: path + "/publish", tag: r.path, right: write, ok: 200, errors: []int{400, 403, 404, 409, 412, 422, 428, 503}, summary: "Publish " + noun + ": it takes the place of what is published, and is a draft no more"},
 		func(ctx context.Context, in *publishIn) (*docOut[R], error) { return r.publish(ctx, a, in) })
@@ -181,7 +207,7 @@ func (r *resource[T, R]) draft(w *world, id string) (doc defs.Doc, d draftDoc, t
 // showDraft shows a draft with what is wrong with it.
 func (r *resource[T, R]) showDraft(w *world, doc defs.Doc, d draftDoc, t *T) (*draftOut[R], error) {
 	now, ok := w.snap.Get(r.kind, doc.ID)
-	v := draftView[R]{ID: doc.ID, Kind: r.path, Base: d.Base, Published: now.Version, Changed: doc.Changed.Time(), Definition: r.show(t, ""), Faults: []tagserver.ProblemError{}}
+	v := draftView[R]{ID: doc.ID, Kind: r.path, Base: d.Base, Published: now.Version, Changed: doc.Changed.Time(), Authors: append([]string{}, d.Authors...), Definition: r.show(t, ""), Faults: []tagserver.ProblemError{}}
 	var old *T
 	if ok {
 		var err error
@@ -248,8 +274,9 @@ func (r *resource[T, R]) saveDraft(ctx context.Context, a *API, in *putIn) (*dra
 		if err != nil {
 			return nil, a.fail(what, err)
 		}
-		d.Base = old.Base
+		d.Base, d.Authors = old.Base, old.Authors
 	}
+	d.savedBy(w.p.ID)
 	if d.Definition, err = encode(t); err != nil {
 		return nil, a.fail(what, err)
 	}

@@ -62,6 +62,7 @@ type stage struct {
 	generations []*audience.Generation // newest first; nil cannot be read
 	imported    func(ImportRequest) (ImportReceipt, error)
 	preview     func(*defs.Snapshot) (*Reach, error)
+	slowly      func(context.Context, *defs.Snapshot) (*Reach, error) // in its place
 	eraseErr    error
 	nightErr    error
 	backup      func(io.Writer) error
@@ -242,7 +243,12 @@ func newStage(t testing.TB, change ...func(*Options)) *stage {
 			}
 			return insight.NewProfile(ctx, s.basis(), f, q)
 		},
-		Preview:     func(_ context.Context, next *defs.Snapshot) (*Reach, error) { return s.preview(next) },
+		Preview: func(ctx context.Context, next *defs.Snapshot) (*Reach, error) {
+			if s.slowly != nil {
+				return s.slowly(ctx, next)
+			}
+			return s.preview(next)
+		},
 		Generations: gens{s},
 		Build: func(context.Context) (*audience.Built, error) {
 			g := &audience.Generation{Epoch: 1, Number: uint64(len(s.generations)) + 1, Built: now, Clock: now - 1, Audiences: []audience.Entry{{ID: "a", Count: 49}, {ID: "b", Count: 50, Added: 2}}}

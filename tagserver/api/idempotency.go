@@ -234,7 +234,7 @@ func (s *answers) replay(c echo.Context, kept *defs.Answer, secret []byte) error
 // keptHeaders are the headers that an answer has by what it says.
 func keptHeaders(h http.Header) http.Header {
 	kept := http.Header{}
-	for _, name := range []string{"Content-Type", "ETag", "Location", "Link"} {
+	for _, name := range []string{"Content-Type", "ETag", "Location", "Link", "Operation-Location", "Preference-Applied"} {
 		if v, ok := h[http.CanonicalHeaderKey(name)]; ok {
 			kept[http.CanonicalHeaderKey(name)] = v
 		}

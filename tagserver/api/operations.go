@@ -22,8 +22,8 @@ import (
 // answered.
 type Operation struct {
 	ID    string `json:"id"`
-	Kind  string `json:"kind" doc:"refold: changed taxonomies and rules are folded again over the stored 90 days."`
-	State string `json:"state" doc:"waiting, running, done, cancelled"`
+	Kind  string `json:"kind" doc:"refold: changed taxonomies and rules are folded again over the stored 90 days. plan: what definitions would change is counted; nothing is changed."`
+	State string `json:"state" doc:"waiting, running, done, cancelled, failed"`
 	// Progress is 0 to 1.
 	Progress float64    `json:"progress"`
 	Read     uint64     `json:"events_read" doc:"Stored events read so far."`
@@ -44,6 +44,7 @@ const (
 	OperationRunning   = "running"
 	OperationDone      = "done"
 	OperationCancelled = "cancelled"
+	OperationFailed    = "failed" // of plans: why, says its result
 )
 
 // Operations is what runs them.
@@ -57,6 +58,11 @@ type Operations interface {
 	// ResumeOperation begins one again that was cancelled. retention.ErrNotFound;
 	// ErrRefused if it was not, or if the definitions changed since.
 	ResumeOperation(ctx context.Context, id string) error
+	// BeginPlan counts in the background, as an operation of kind plan, and returns
+	// that at once. The context of count ends when the operation is cancelled or the
+	// process stops; a Preview under it tells the operation's progress, and what
+	// count returns is how the operation ended.
+	BeginPlan(count func(context.Context) error) (Operation, error)
 	// PlanRules returns what a re-fold would do if these were the rules.
 	PlanRules(ctx context.Context, all []rules.Rule) (RefoldPlan, error)
 }
@@ -101,6 +107,9 @@ func (a *API) operations() {
 		func(ctx context.Context, in *operationIn) (*bodyOut[Operation], error) {
 			return a.oneOperation(ctx, in.ID)
 		})
+	operate(a, op{method: http.MethodGet, path: "/operations/{id}/result", tag: "operations", right: tagserver.May("operation:read", tagserver.OfAll), ok: 200, errors: []int{404, 409, 503},
+		summary: "Get what an operation of the kind plan counted: for who asked for it, on the node that counted, among the last 20"}, a.planResult)
+	a.planIs(http.MethodGet, base+"/operations/{id}/result")
 	for _, verb := range []struct {
 		path, what string
 		do         func(context.Context, string) error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -18,10 +19,23 @@ type works struct {
 	list  []Operation
 	plan  RefoldPlan
 	asked []string
+
+	mu    sync.Mutex
+	plans int
+	stop  map[string]context.CancelFunc
 }
 
-func (w *works) Operations(context.Context) ([]Operation, error) { return w.list, nil }
+func (w *works) Operations(context.Context) ([]Operation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.list), nil
+}
 func (w *works) CancelOperation(_ context.Context, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if stop := w.stop[id]; stop != nil {
+		stop()
+	}
 	return w.turn(id, OperationRunning, OperationCancelled)
 }
 func (w *works) ResumeOperation(_ context.Context, id string) error {
@@ -32,6 +46,30 @@ func (w *works) PlanRules(_ context.Context, all []rules.Rule) (RefoldPlan, erro
 		w.asked = append(w.asked, r.ID)
 	}
 	return w.plan, nil
+}
+
+func (w *works) BeginPlan(count func(context.Context) error) (Operation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.plans++
+	o := Operation{ID: fmt.Sprint("plan-", w.plans), Kind: KindPlan, State: OperationRunning}
+	w.list = append([]Operation{o}, w.list...)
+	ctx, cancel := context.WithCancel(context.Background())
+	if w.stop == nil {
+		w.stop = map[string]context.CancelFunc{}
+	}
+	w.stop[o.ID] = cancel
+	go func() {
+		err := count(ctx)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for i := range w.list {
+			if w.list[i].ID == o.ID && w.list[i].State == OperationRunning {
+				w.list[i].State = map[bool]string{true: OperationDone, false: OperationFailed}[err == nil]
+			}
+		}
+	}()
+	return o, nil
 }
 
 func (w *works) turn(id, from, to string) error {

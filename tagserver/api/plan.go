@@ -33,6 +33,20 @@ type (
 		Definition json.RawMessage `json:"definition" doc:"As for the kind's own PUT."`
 	}
 	planIn struct {
+		Prefer  string `header:"Prefer" maxLength:"256" doc:"respond-async (RFC 7240): answer 202 with an operation at once, or after wait=N seconds if the plan is not there by then."`
+		RawBody []byte `contentType:"application/json"`
+	}
+	applyIn struct {
+		RawBody []byte `contentType:"application/json"`
+	}
+	// planIDIn and planBodyIn are of the plans of one definition.
+	planIDIn struct {
+		ID     string `path:"id" maxLength:"64"`
+		Prefer string `header:"Prefer" maxLength:"256" doc:"respond-async, as of a plan."`
+	}
+	planBodyIn struct {
+		ID      string `path:"id" maxLength:"64"`
+		Prefer  string `header:"Prefer" maxLength:"256" doc:"respond-async, as of a plan."`
 		RawBody []byte `contentType:"application/json"`
 	}
 	changeView struct {
@@ -83,9 +97,9 @@ func (r *resource[T, R]) mayTry() tagserver.Right {
 
 func try[T, R any](a *API, r resource[T, R]) {
 	var body T
-	operate(a, op{method: http.MethodPost, path: "/" + r.path + "/{id}/dry-run", tag: r.path, right: r.mayTry(), ok: 200, errors: []int{409, 413, 415, 422, 503}, body: body, slow: true,
+	operatePlan(a, op{method: http.MethodPost, path: "/" + r.path + "/{id}/dry-run", tag: r.path, right: r.mayTry(), ok: 200, errors: []int{409, 413, 415, 422, 503}, body: body, slow: true,
 		summary: "Say what a change of " + article(r.one) + " would do, without making it"},
-		func(ctx context.Context, in *dryRunIn) (*bodyOut[planView], error) {
+		func(ctx context.Context, in *planBodyIn) (*planOut, error) {
 			now, err := a.world(ctx)
 			if err != nil {
 				return nil, a.fail("try "+r.name(in.ID), err)
@@ -97,20 +111,23 @@ func try[T, R any](a *API, r resource[T, R]) {
 			if len(faults) > 0 {
 				return nil, invalid("the "+r.one, faults)
 			}
-			v, err := a.preview(ctx, &set{now: now}, []*draft{d}, "try "+r.name(in.ID))
-			if err == nil && r.kind == defs.Destination {
-				if v.Body.Delivery, err = a.tryDraft(ctx, d); err != nil {
-					err = a.fail("try a delivery to "+in.ID, err)
+			var more func(context.Context, *planView) error
+			if r.kind == defs.Destination {
+				more = func(ctx context.Context, v *planView) (err error) {
+					if v.Delivery, err = a.tryDraft(ctx, d); err != nil {
+						err = a.fail("try a delivery to "+in.ID, err)
+					}
+					return err
 				}
 			}
-			return v, err
+			return a.preview(ctx, in.Prefer, r.mayTry(), &set{now: now}, []*draft{d}, "try "+r.name(in.ID), more)
 		})
 }
 
 func tryDeletion[T, R any](a *API, r resource[T, R]) {
-	operate(a, op{method: http.MethodPost, path: "/" + r.path + "/{id}/deletion/dry-run", tag: r.path, right: r.mayTry(), ok: 200, errors: []int{403, 404, 409, 422, 503}, slow: true,
+	operatePlan(a, op{method: http.MethodPost, path: "/" + r.path + "/{id}/deletion/dry-run", tag: r.path, right: r.mayTry(), ok: 200, errors: []int{403, 404, 409, 422, 503}, slow: true,
 		summary: "Say what the deletion of " + article(r.one) + " would do, without making it"},
-		func(ctx context.Context, in *idIn) (*bodyOut[planView], error) {
+		func(ctx context.Context, in *planIDIn) (*planOut, error) {
 			what := "try to delete " + r.name(in.ID)
 			now, err := a.world(ctx)
 			if err == nil {
@@ -127,12 +144,13 @@ func tryDeletion[T, R any](a *API, r resource[T, R]) {
 			if err != nil {
 				return nil, a.fail(what, err)
 			}
-			return a.preview(ctx, &set{now: now, gone: []*draft{d}}, nil, what)
+			return a.preview(ctx, in.Prefer, r.mayTry(), &set{now: now, gone: []*draft{d}}, nil, what, nil)
 		})
 }
 
-// preview checks a set and says what it changes.
-func (a *API) preview(ctx context.Context, s *set, drafts []*draft, what string) (*bodyOut[planView], error) {
+// preview checks a set and says what it changes; more, if it is not nil, adds to
+// that. The checks are before the answer in any case: only counting takes long.
+func (a *API) preview(ctx context.Context, prefer string, right tagserver.Right, s *set, drafts []*draft, what string, more func(context.Context, *planView) error) (*planOut, error) {
 	if err := s.lead(drafts); err != nil {
 		return nil, a.fail(what, err)
 	}
@@ -142,27 +160,36 @@ func (a *API) preview(ctx context.Context, s *set, drafts []*draft, what string)
 	if err := s.compare(drafts); err != nil {
 		return nil, a.fail(what, err)
 	}
-	return a.shownPlan(ctx, s)
+	return a.answerPlan(ctx, prefer, right, func(ctx context.Context) (*planView, error) {
+		v, err := a.shownPlan(ctx, s)
+		if err == nil && more != nil {
+			err = more(ctx, v)
+		}
+		return v, err
+	})
 }
 
 // shownPlan counts what a set changes.
-func (a *API) shownPlan(ctx context.Context, s *set) (*bodyOut[planView], error) {
+func (a *API) shownPlan(ctx context.Context, s *set) (*planView, error) {
 	v := planView{Hash: s.hash, Changes: s.shown, Same: s.same}
 	r, err := a.o.Preview(ctx, s.next.snap)
 	if err != nil {
 		return nil, a.fail("count what the plan changes", err)
 	}
 	v.Reach = r.view()
-	return &bodyOut[planView]{v}, nil
+	return &v, nil
 }
 
 // maxSet is how many bytes a set may have.
 const maxSet = 32 << 20
 
+// mayPlan is the right to plan and apply a set.
+var mayPlan = tagserver.May("definitions:write", tagserver.OfAll)
+
 // planning registers plan and apply.
 func (a *API) planning() {
-	right := tagserver.May("definitions:write", tagserver.OfAll)
-	operate(a, op{method: http.MethodPost, path: "/plan", tag: "definitions", right: right, ok: 200, errors: []int{409, 413, 415, 422, 503}, body: planBody{}, most: maxSet, slow: true,
+	right := mayPlan
+	operatePlan(a, op{method: http.MethodPost, path: "/plan", tag: "definitions", right: right, ok: 200, errors: []int{409, 413, 415, 422, 503}, body: planBody{}, most: maxSet, slow: true,
 		summary: "Say exactly what a set of definitions would change: definitions, the members of every audience, and what is delivered"}, a.plan)
 	operate(a, op{method: http.MethodPost, path: "/apply", tag: "definitions", right: right, ok: 200, errors: []int{409, 413, 415, 422, 503}, body: planBody{}, most: maxSet, slow: true,
 		summary: "Make all changes of a plan at once, or none"}, a.apply)
@@ -546,7 +573,7 @@ func (a *API) planOf(ctx context.Context, raw []byte) (*planBody, *set, error) {
 	return &body, s, nil
 }
 
-func (a *API) plan(ctx context.Context, in *planIn) (*bodyOut[planView], error) {
+func (a *API) plan(ctx context.Context, in *planIn) (*planOut, error) {
 	body, s, err := a.planOf(ctx, in.RawBody)
 	if err != nil {
 		return nil, err
@@ -554,10 +581,10 @@ func (a *API) plan(ctx context.Context, in *planIn) (*bodyOut[planView], error) 
 	if body.Hash != "" {
 		return nil, invalid("the set of definitions", []tagserver.ProblemError{fault("body.hash", "is for apply; a plan has one in its answer")})
 	}
-	return a.shownPlan(ctx, s)
+	return a.answerPlan(ctx, in.Prefer, mayPlan, func(ctx context.Context) (*planView, error) { return a.shownPlan(ctx, s) })
 }
 
-func (a *API) apply(ctx context.Context, in *planIn) (*bodyOut[applyView], error) {
+func (a *API) apply(ctx context.Context, in *applyIn) (*bodyOut[applyView], error) {
 	a.changing.Lock()
 	defer a.changing.Unlock()
 	body, s, err := a.planOf(ctx, in.RawBody)

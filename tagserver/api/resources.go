@@ -56,7 +56,7 @@ func classifierRules() resource[rules.Rule, rules.Rule] {
 	return resource[rules.Rule, rules.Rule]{
 		path: "rules", one: "rule", kind: defs.Rule, area: "taxonomies", own: ownRule, show: same[rules.Rule],
 		id:    func(r *rules.Rule) *string { return &r.ID },
-		check: checkRule,
+		check: checkRule, differ: rules.Differences,
 	}
 }
 
@@ -169,7 +169,7 @@ func (a *API) taxonomies() resource[tree.Taxonomy, taxonomyView] {
 		brief: func(t *tree.Taxonomy) taxonomyView {
 			return taxonomyView{Taxonomy: *t}
 		},
-		check: checkTaxonomy,
+		check: checkTaxonomy, differ: tree.Differences,
 		users: func(w *world, t *tree.Taxonomy) ([]tagserver.ProblemError, error) {
 			without, err := w.forest(nil, t.ID)
 			if err != nil {

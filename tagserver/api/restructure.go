@@ -26,6 +26,7 @@ type (
 	categoryTry struct {
 		ID       string `path:"id" maxLength:"64"`
 		Category string `path:"category" maxLength:"64"`
+		Prefer   string `header:"Prefer" maxLength:"256" doc:"respond-async, as of a plan."`
 		RawBody  []byte `contentType:"application/json"`
 	}
 	categoryDo struct {
@@ -51,17 +52,20 @@ type (
 	}
 )
 
+// mayRestructure is the right to what is done to categories as wholes.
+var mayRestructure = tagserver.May("taxonomies:write", tagserver.OfAll)
+
 // restructuring registers what is done to categories as wholes.
 func (a *API) restructuring() {
 	const path = "/taxonomies/{id}/categories/{category}"
-	may := tagserver.May("taxonomies:write", tagserver.OfAll)
+	may := mayRestructure
 	failures := []int{400, 403, 404, 409, 412, 413, 415, 422, 428, 503}
 	trying := []int{403, 404, 409, 413, 415, 422, 503}
-	operate(a, op{method: http.MethodPost, path: path + "/dry-run", tag: "taxonomies", right: may, ok: 200, errors: trying, body: tree.Category{}, slow: true,
+	operatePlan(a, op{method: http.MethodPost, path: path + "/dry-run", tag: "taxonomies", right: may, ok: 200, errors: trying, body: tree.Category{}, slow: true,
 		summary: "Say what adding, changing or moving a category would do, without doing it"}, a.tryCategory)
 	operate(a, op{method: http.MethodPost, path: path + "/merge", tag: "taxonomies", right: may, ok: 200, errors: failures, body: mergeBody{}, slow: true,
 		summary: "Make a category part of another: all that named it names the other, as if it had always been so"}, a.mergeCategory)
-	operate(a, op{method: http.MethodPost, path: path + "/merge/dry-run", tag: "taxonomies", right: may, ok: 200, errors: trying, body: mergeBody{}, slow: true,
+	operatePlan(a, op{method: http.MethodPost, path: path + "/merge/dry-run", tag: "taxonomies", right: may, ok: 200, errors: trying, body: mergeBody{}, slow: true,
 		summary: "Say what merging a category into another would do, without doing it"}, a.tryMerge)
 	operate(a, op{method: http.MethodPost, path: path + "/archive", tag: "taxonomies", right: may, ok: 200, errors: failures, body: archiveBody{},
 		summary: "Archive a category that nothing uses: what was in it stays for its life, and nothing more comes in"}, a.archiveCategory)
@@ -78,7 +82,7 @@ func (a *API) there(ctx context.Context, id, category string) (*edit, error) {
 	return e, err
 }
 
-func (a *API) tryCategory(ctx context.Context, in *categoryTry) (*bodyOut[planView], error) {
+func (a *API) tryCategory(ctx context.Context, in *categoryTry) (*planOut, error) {
 	c, err := readCategory(in.RawBody, in.Category)
 	if err != nil {
 		return nil, err
@@ -92,7 +96,7 @@ func (a *API) tryCategory(ctx context.Context, in *categoryTry) (*bodyOut[planVi
 	if err != nil {
 		return nil, a.fail("try "+e.r.name(in.ID), err)
 	}
-	return a.preview(ctx, &set{now: e.w}, []*draft{d}, "try "+e.r.name(in.ID))
+	return a.preview(ctx, in.Prefer, mayRestructure, &set{now: e.w}, []*draft{d}, "try "+e.r.name(in.ID), nil)
 }
 
 // readCategory reads a category that is sent to its own path.
@@ -226,7 +230,7 @@ func renamed[E comparable](list []E, was, is E) []E {
 	return out
 }
 
-func (a *API) tryMerge(ctx context.Context, in *categoryTry) (*bodyOut[planView], error) {
+func (a *API) tryMerge(ctx context.Context, in *categoryTry) (*planOut, error) {
 	e, err := a.there(ctx, in.ID, in.Category)
 	if err != nil {
 		return nil, err
@@ -236,7 +240,7 @@ func (a *API) tryMerge(ctx context.Context, in *categoryTry) (*bodyOut[planView]
 	if err != nil {
 		return nil, a.fail(what, err)
 	}
-	return a.preview(ctx, s, drafts, what)
+	return a.preview(ctx, in.Prefer, mayRestructure, s, drafts, what, nil)
 }
 
 func (a *API) mergeCategory(ctx context.Context, in *categoryDo) (*mergedOut, error) {

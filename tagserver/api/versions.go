@@ -48,6 +48,7 @@ type (
 		From   uint64           `json:"from"`
 		To     uint64           `json:"to"`
 		Fields []differenceView `json:"fields"`
+		Says   []string         `json:"says,omitempty" doc:"Of rules and taxonomies: what differs in plain English, the first 200 sentences."`
 	}
 	rollbackIn struct {
 		ID      string `path:"id" maxLength:"64"`
@@ -170,7 +171,7 @@ func (r *resource[T, R]) diff(ctx context.Context, a *API, in *diffIn) (*bodyOut
 	if len(docs) == 0 {
 		return nil, newProblem(http.StatusNotFound, codeNotFound, "%s has no versions", r.name(in.ID))
 	}
-	v := diffView{From: in.From, To: in.To, Fields: []differenceView{}}
+	v := diffView{From: in.From, To: in.To}
 	if v.To == 0 {
 		v.To = docs[len(docs)-1].Version
 	}
@@ -181,9 +182,9 @@ func (r *resource[T, R]) diff(ctx context.Context, a *API, in *diffIn) (*bodyOut
 	if v.From == 0 && to > 0 {
 		v.From = docs[to-1].Version
 	}
-	shown := func(version uint64) (json.RawMessage, error) {
+	former := func(version uint64) (*T, error) {
 		if version == 0 {
-			return json.RawMessage(`{}`), nil // before it was made
+			return nil, nil // before it was made
 		}
 		i := at(version)
 		if i < 0 {
@@ -193,20 +194,47 @@ func (r *resource[T, R]) diff(ctx context.Context, a *API, in *diffIn) (*bodyOut
 		if err != nil {
 			return nil, a.fail("compare versions of "+r.name(in.ID), err)
 		}
-		return encode(r.show(t, ""))
+		return t, nil
 	}
-	before, err := shown(v.From)
+	before, err := former(v.From)
 	if err != nil {
 		return nil, err
 	}
-	after, err := shown(v.To)
+	after, err := former(v.To)
 	if err != nil {
 		return nil, err
 	}
-	if v.Fields, err = differences(before, after); err != nil {
+	if err := r.compare(&v, before, after); err != nil {
 		return nil, a.fail("compare versions of "+r.name(in.ID), err)
 	}
 	return &bodyOut[diffView]{v}, nil
+}
+
+// maxSaid bounds the sentences of a comparison: a taxonomy that is loaded anew may
+// have thousands, and its fields are told all the same.
+const maxSaid = 200
+
+// compare says what differs between two documents. Before is nil if there was none.
+func (r *resource[T, R]) compare(v *diffView, before, after *T) (err error) {
+	was := json.RawMessage(`{}`)
+	if before != nil {
+		if was, err = encode(r.show(before, "")); err != nil {
+			return err
+		}
+	}
+	is, err := encode(r.show(after, ""))
+	if err != nil {
+		return err
+	}
+	if v.Fields, err = differences(was, is); err != nil {
+		return err
+	}
+	if r.differ != nil {
+		if v.Says = r.differ(before, after); len(v.Says) > maxSaid {
+			v.Says = append(v.Says[:maxSaid:maxSaid], fmt.Sprintf("And %d more.", len(v.Says)-maxSaid))
+		}
+	}
+	return nil
 }
 
 // differences lists the innermost places in which two JSON values differ.

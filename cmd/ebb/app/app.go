@@ -226,6 +226,7 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		return "", err
 	}
 	a.measure()
+	a.life.onStop("plans", a.plans.stopAll)
 	if a.cluster != nil {
 		if err = a.joinCluster(ctx); err != nil {
 			return "", err

@@ -114,7 +114,7 @@ func (a *App) ResumeOperation(ctx context.Context, id string) error {
 	now := a.catalog.Load().classifier.Version()
 	switch {
 	case o.Kind == api.KindPlan:
-		return fmt.Errorf("%w: operation %s is a plan, which nobody waits for any more; plan again", api.ErrRefused, id)
+		return fmt.Errorf("%w: operation %s is a plan; plan again", api.ErrRefused, id)
 	case o.State != api.OperationCancelled:
 		return fmt.Errorf("%w: operation %s is %s", api.ErrRefused, id, o.State)
 	case o.To != now:

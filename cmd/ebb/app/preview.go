@@ -102,7 +102,10 @@ func (a *App) refoldedView(ctx context.Context, v *fold.View, now, then *catalog
 		folded, err := v.Shadow(ctx, fold.Shadow{Change: ch, Events: a.store.Events()})
 		return folded, &ch.Reach, err
 	}
-	ctx, progress, end := a.plans.begin(ctx, v.RuleVersion(), ch.To.Version(), len(ch.Reach.Traits)+len(ch.Reach.Prefixes), a.env.millis)
+	ctx, progress, end, err := a.beginCount(ctx, v.RuleVersion(), ch.To.Version(), len(ch.Reach.Traits)+len(ch.Reach.Prefixes))
+	if err != nil {
+		return nil, nil, err
+	}
 	folded, err := v.Shadow(ctx, fold.Shadow{Change: ch, Events: a.store.Events(), Progress: progress})
 	end(err)
 	return folded, &ch.Reach, err

@@ -60,7 +60,7 @@ func (s *Server) apiOptions() api.Options {
 		Refusals: func(id taxonomy.SiteID) []tagserver.Refusal { return s.edge.Refusals(id) },
 		Explain:  s.ExplainConsent, Permits: s.Permits, Signals: s.Signals,
 		Inspect: s.Inspect, Waterfall: s.Waterfall,
-		Spool: s.uploadSpool, Rand: s.env.Rand, Now: s.env.millis, Logger: s.log,
+		Spool: s.uploadSpool, Rand: s.env.Rand, Now: s.env.millis, After: s.env.After, Logger: s.log,
 	}
 }
 
