@@ -42,6 +42,7 @@ type commands struct {
 	Plan       planCommand       `cmd:"" help:"Say what definitions in files would change."`
 	Apply      applyCommand      `cmd:"" help:"Make the definitions those of the files."`
 	Export     exportCommand     `cmd:"" help:"Write the definitions into files."`
+	Drafts     draftsCommand     `cmd:"" help:"See, save, publish and discard drafts of rules and taxonomies."`
 	Versions   versionsCommand   `cmd:"" help:"See and go back to former versions of definitions, and what names them."`
 	Consent    consentCommand    `cmd:"" help:"Explain consent strings."`
 	Privacy    privacyCommand    `cmd:"" help:"Check visitors' receipts."`

@@ -140,7 +140,7 @@ type operationsWait struct {
 }
 
 func (operationsWait) Help() string {
-	return `Ends with 0 when nothing waits or runs any more, and with 1 if the operation that was named was cancelled.
+	return `Ends with 0 when nothing waits or runs any more, and with 1 if the operation that was named was cancelled or failed.
 
 Examples:
 
@@ -167,6 +167,12 @@ func (x operationsWait) Run(c *cli.Context) error {
 				}
 				found = true
 				busy = busy || o.State == api.OperationRunning || o.State == api.OperationWaiting
+				if x.ID != "" && o.State == api.OperationFailed {
+					return fmt.Errorf("wait for operation %s: it failed; repeat what began it, the server's log says why it failed", x.ID)
+				}
+				if x.ID != "" && o.State == api.OperationCancelled && o.Kind == api.KindPlan {
+					return fmt.Errorf("wait for operation %s: it was cancelled; plan again", x.ID)
+				}
 				if x.ID != "" && o.State == api.OperationCancelled {
 					return fmt.Errorf("wait for operation %s: it was cancelled; `ebb operations resume %s` begins it again", x.ID, x.ID)
 				}

@@ -14,10 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ebb-dmp/ebb/cmd/ebb/app"
 	"github.com/ebb-dmp/ebb/cmd/ebb/cli"
 	"github.com/ebb-dmp/ebb/cmd/ebb/client"
 	"github.com/ebb-dmp/ebb/cmd/ebb/folder"
 	"github.com/ebb-dmp/ebb/segments/query"
+	"github.com/ebb-dmp/ebb/tagserver/api"
 )
 
 // planOptions are what plan and apply have in common.
@@ -103,12 +105,59 @@ func located(set *folder.Set, err error) error {
 	return err
 }
 
-func plan(ctx context.Context, cl *client.Client, set *folder.Set, req planRequest) (p planAnswer, raw json.RawMessage, err error) {
-	raw, err = cl.Post(ctx, "/api/v1/plan", req, &p)
-	if err != nil {
+func plan(c *cli.Context, cl *client.Client, set *folder.Set, req planRequest) (p planAnswer, raw json.RawMessage, err error) {
+	if raw, err = counted(c, cl, "/api/v1/plan", req, &p); err != nil {
 		err = fmt.Errorf("plan: %w", located(set, err))
 	}
 	return p, raw, err
+}
+
+// noteEvery is how often somebody who waits is told how far it is.
+const noteEvery = 2 * time.Second
+
+// counted asks for a plan and waits for it. One that takes long tells how far it is;
+// who interrupts the command cancels it.
+func counted(c *cli.Context, cl *client.Client, path string, in any, p *planAnswer) (json.RawMessage, error) {
+	raw, at, err := cl.PostAsync(c, path, in)
+	if err != nil {
+		return nil, err
+	}
+	if at != "" {
+		if err = follow(c, cl, at); err != nil {
+			return nil, err
+		}
+		return cl.Get(c, at+"/result", p)
+	}
+	if err := json.Unmarshal(raw, p); err != nil {
+		return nil, fmt.Errorf("read the API's answer: %w; is the server of another version?", err)
+	}
+	return raw, nil
+}
+
+// follow waits until an operation is over.
+func follow(c *cli.Context, cl *client.Client, at string) error {
+	after := app.System().After
+	for told := c.Now(); ; {
+		var o api.Operation
+		if _, err := cl.Get(c, at, &o); err != nil && c.Err() == nil {
+			return err
+		}
+		if c.Err() == nil && o.State != api.OperationRunning && o.State != api.OperationWaiting {
+			return nil // of its result the API says what there is, or why there is none
+		}
+		if now := c.Now(); now.Sub(told) >= noteEvery && o.Total > 0 {
+			told = now
+			c.Note("%s: %.0f%% of about %d stored events are read; to stop it, interrupt this command", o.ID, 100*o.Progress, o.Total)
+		}
+		select {
+		case <-c.Done():
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c), stopWithin)
+			defer cancel()
+			_, err := cl.Post(ctx, at+"/cancel", nil, &o)
+			return errors.Join(c.Err(), err)
+		case <-after(waitBetween):
+		}
+	}
 }
 
 // rows prints a plan.
@@ -147,6 +196,8 @@ type planCommand struct{ planOptions }
 
 func (planCommand) Help() string {
 	return `Says what the definitions in a folder would change, and changes nothing: which definitions, the members of every audience, and what every destination holds, exactly as of now. Faults come with file and line. The hash at the end names the plan.
+
+Changed rules and taxonomies are counted over the stored 90 days, which can take minutes: meanwhile it says how far it is, "ebb operations list" shows it, and interrupting the command cancels it.
 
 A file has documents with one key, the kind:
 

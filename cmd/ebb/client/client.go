@@ -188,6 +188,58 @@ func (c *Client) ask(ctx context.Context, method, path string, in, out any) (jso
 	return b, nil
 }
 
+// PostAsync is Post to what may take long: if the answer is not there within some
+// seconds, it returns where the operation is that makes it, and neither document.
+func (c *Client) PostAsync(ctx context.Context, path string, in any) (doc json.RawMessage, operation string, err error) {
+	doc, res, err := c.with(ctx, http.MethodPost, path, "Prefer", "respond-async, wait=2", in)
+	if err == nil && res.StatusCode == http.StatusAccepted {
+		return nil, res.Header.Get("Operation-Location"), nil
+	}
+	return doc, "", err
+}
+
+// with sends in, if it is not nil, under one more header, and reads the answer, whose
+// body is closed.
+func (c *Client) with(ctx context.Context, method, path, header, value string, in any) (json.RawMessage, *http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, nil, fmt.Errorf("ask the API: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the API: %w", err)
+	}
+	req.Header.Set(header, value)
+	req.Header.Set("Content-Type", "application/json") // tells a program from a page
+	res, err := c.send(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close()
+	doc, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the API's answer: %w", err)
+	}
+	return doc, res, nil
+}
+
+// Send sends in, if it is not nil, under a condition such as If-Match, and reads the
+// answer into out. It returns the document's ETag.
+func (c *Client) Send(ctx context.Context, method, path, condition, value string, in, out any) (doc json.RawMessage, etag string, err error) {
+	doc, res, err := c.with(ctx, method, path, condition, value, in)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := json.Unmarshal(doc, out); err != nil {
+		return nil, "", fmt.Errorf("read the API's answer: %w; is the server of another version?", err)
+	}
+	return doc, res.Header.Get("ETag"), nil
+}
+
 // Delete deletes what is at a path, of whatever version.
 func (c *Client) Delete(ctx context.Context, path string) error {
 	res, err := c.anyVersion(ctx, http.MethodDelete, path, nil)

@@ -81,6 +81,15 @@ func Read(dir fs.FS) (*Set, error) {
 	return s, errors.Join(faults...)
 }
 
+// ReadFile reads the definitions of one file, which faults call by name.
+func ReadFile(name string, content []byte) (*Set, error) {
+	s := &Set{places: map[string]place{}}
+	if len(content) > maxFile {
+		return nil, fmt.Errorf("read the definitions: %s is larger than %d bytes", name, maxFile)
+	}
+	return s, errors.Join(s.file(name, content)...)
+}
+
 func readFile(dir fs.FS, name string) ([]byte, error) {
 	f, err := dir.Open(name)
 	if err != nil {
