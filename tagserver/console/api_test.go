@@ -142,6 +142,7 @@ func (w *world) api() http.Handler {
 		}
 		answer(rw, 200, v)
 	})
+	w.reports(m, answer, invalid)
 	w.more(m, answer, list, missing, invalid)
 	return m
 }

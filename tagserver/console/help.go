@@ -24,7 +24,7 @@ type helpPage struct {
 }
 
 // helpOrder is the order of the pages; every file is one of them.
-var helpOrder = []string{"getting-started", "first-audience", "tag", "shops", "inspector", "consent", "audiences", "delivery", "retention", "operations", "access", "cluster", "glossary"}
+var helpOrder = []string{"getting-started", "first-audience", "tag", "shops", "inspector", "consent", "audiences", "reports", "delivery", "retention", "operations", "access", "cluster", "glossary"}
 
 // loadHelp renders the pages, once. They are ours, and raw HTML in them is left
 // out all the same. The first heading is the title, the first paragraph the

@@ -66,6 +66,9 @@ func percent(part, whole uint64) string {
 // share prints a part of one.
 func share(v float64) string { return strconv.FormatFloat(100*v, 'f', 1, 64) + " %" }
 
+// decimal prints a number with so many digits behind the point.
+func decimal(v float64, digits int) string { return strconv.FormatFloat(v, 'f', digits, 64) }
+
 // when prints a time to the minute. UTC stands at the foot of every page.
 func when(m taxonomy.Millis) string {
 	if m == 0 {

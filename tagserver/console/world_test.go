@@ -222,6 +222,11 @@ func (w *world) paths() []string {
 			out = append(out, base+"/versions/audiences/"+seg(string(a.ID)))
 		}
 	}
+	out = append(out, base+"/overlap")
+	if len(w.audiences) > 2 {
+		q := url.Values{"of": {string(w.audiences[0].ID), string(w.audiences[2].ID)}, "categories": {"c:products/wine"}, "day": {"2026-11-20"}}
+		out = append(out, base+"/overlap?"+q.Encode())
+	}
 	for _, r := range w.rules {
 		out = append(out, base+"/editor/"+seg(r.ID))
 	}
@@ -233,6 +238,7 @@ func (w *world) paths() []string {
 		if i >= 2 {
 			continue // the forms are the same for all
 		}
+		out = append(out, base+"/audiences/"+seg(string(a.ID))+"/profile")
 		out = append(out, base+"/extend/"+seg(string(a.ID)))
 		if a.Kind == audience.KindRule {
 			out = append(out, base+"/builder/"+seg(string(a.ID)))
