@@ -200,13 +200,15 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 		note(r, r.Header.Get("If-Match")+" "+number(in.Version))
 		answer(rw, 200, struct{}{})
 	})
-	ops := []operationDoc{{ID: "refold-2", Kind: "refold", State: "running", Progress: 0.4, Read: 48_000, Total: 120_000, Columns: 12}, {ID: "refold-1", Kind: "refold", State: "done", Progress: 1, Read: 9, Total: 9, Columns: 1}}
+	w.draftRoutes(m, answer, list, missing, note)
+	ops := []operationDoc{{ID: "plan-2", Kind: "plan", State: "running", Progress: 0.4, Read: 48_000, Total: 120_000, Columns: 12}, {ID: "plan-1", Kind: "plan", State: "done", Progress: 1},
+		{ID: "refold-2", Kind: "refold", State: "running", Progress: 0.4, Read: 48_000, Total: 120_000, Columns: 12}, {ID: "refold-1", Kind: "refold", State: "done", Progress: 1, Read: 9, Total: 9, Columns: 1}}
 	m.HandleFunc("GET /api/v1/operations", func(rw http.ResponseWriter, r *http.Request) {
 		if len(w.rules) == 0 {
 			list(rw)
 			return
 		}
-		list(rw, ops[0], ops[1])
+		list(rw, ops[0], ops[1], ops[2], ops[3])
 	})
 	m.HandleFunc("GET /api/v1/operations/{id}", func(rw http.ResponseWriter, r *http.Request) {
 		for _, o := range ops {
@@ -219,7 +221,7 @@ func (w *world) more(m *http.ServeMux, answer func(http.ResponseWriter, int, any
 	})
 	m.HandleFunc("POST /api/v1/operations/{id}/cancel", func(rw http.ResponseWriter, r *http.Request) {
 		note(r, "")
-		answer(rw, 200, ops[0])
+		answer(rw, 200, ops[2])
 	})
 }
 

@@ -239,7 +239,7 @@ func (c *Console) Routes() []tagserver.Route {
 	admin := func(path string, h func(echo.Context) (*page, error)) tagserver.Route {
 		return tagserver.Route{Method: http.MethodGet, Path: base + path, Listener: tagserver.Private, Auth: tagserver.AuthAdmin, Right: lookRight, Handler: c.show(h)}
 	}
-	return slices.Concat(c.inspectorRoutes(admin), c.builderRoutes(admin), c.treeRoutes(admin), c.editorRoutes(admin), c.accessRoutes(admin), c.versionRoutes(admin), c.reportRoutes(admin), []tagserver.Route{
+	return slices.Concat(c.inspectorRoutes(admin), c.builderRoutes(admin), c.treeRoutes(admin), c.editorRoutes(admin), c.draftRoutes(admin), c.accessRoutes(admin), c.versionRoutes(admin), c.reportRoutes(admin), []tagserver.Route{
 		admin("", c.overview),
 		admin("/sites", c.sites),
 		admin("/sites/:id", c.site),

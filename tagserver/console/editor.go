@@ -36,16 +36,31 @@ func (c *Console) rules(e echo.Context) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	type row struct {
-		document[rules.Rule]
-		Says string
+	var d rulesData
+	if d.Drafts, err = c.drafts(e, "rules"); err != nil {
+		return nil, err
 	}
-	var rows []row
 	for _, r := range all {
-		rows = append(rows, row{r, ruleWords(&r.Definition)})
+		row := ruleRow{document: r, Says: ruleWords(&r.Definition)}
+		if i := slices.IndexFunc(d.Drafts, func(x *draftItem) bool { return x.ID == r.ID }); i >= 0 {
+			row.Draft = d.Drafts[i]
+		}
+		d.Rules = append(d.Rules, row)
 	}
-	return &page{Template: "rules", Title: "Rules", Section: base + "/rules", Data: rows}, nil
+	return &page{Template: "rules", Title: "Rules", Section: base + "/rules", Data: d}, nil
 }
+
+type (
+	rulesData struct {
+		Rules  []ruleRow
+		Drafts []*draftItem
+	}
+	ruleRow struct {
+		document[rules.Rule]
+		Says  string
+		Draft *draftItem // nil: there is none
+	}
+)
 
 // ruleWords says what a rule asks.
 func ruleWords(r *rules.Rule) string {
@@ -290,6 +305,11 @@ type editorData struct {
 	Path string
 	New  bool
 	Tag  string
+	// Drafted: it is the draft that is changed. DraftTag is the version of it that was
+	// opened; Draft is the one that there is, of a rule that is not changed as one.
+	Drafted  bool
+	DraftTag string
+	Draft    *draftItem
 
 	Matched, Near []match
 	Hits, Of      int
@@ -322,13 +342,28 @@ func (c *Console) editor(e echo.Context) (*page, error) {
 		d.Was = d.Text
 		return c.editorPage(e, d, len(r.Then) > 0 && e.QueryParam("json") != "")
 	}
-	var r rules.Rule
-	h, err := c.get(e, "/rules/"+url.PathEscape(param(e, "id")), &r)
+	draft, err := draftOf[rules.Rule](c, e, "rules", param(e, "id"))
 	if err != nil {
 		return nil, err
 	}
+	var r rules.Rule
+	if d.Drafted = e.QueryParam("draft") != ""; d.Drafted {
+		if draft == nil {
+			return nil, errNothing
+		}
+		r, d.DraftTag = draft.Definition, draft.tag
+	} else {
+		h, err := c.get(e, "/rules/"+url.PathEscape(param(e, "id")), &r)
+		if err != nil {
+			return nil, err
+		}
+		if d.Tag = h.Get("ETag"); draft != nil {
+			d.Draft = &draft.draftItem
+			d.Draft.Kind = "rules"
+		}
+	}
 	d.take(&r)
-	d.Text, d.Tag = ruleText(&r), h.Get("ETag")
+	d.Text = ruleText(&r)
 	d.Was = d.Text
 	return c.editorPage(e, d, true)
 }
@@ -336,7 +371,7 @@ func (c *Console) editor(e echo.Context) (*page, error) {
 func (c *Console) edited(e echo.Context) (*page, error) {
 	form := e.Request().PostForm
 	clean := func(s string) string { return strings.ReplaceAll(s, "\r\n", "\n") }
-	d := &editorData{New: param(e, "id") == "", Tag: field(e, "tag"), ruleDraft: ruleDraft{Text: clean(form.Get("text")), Was: clean(form.Get("was")),
+	d := &editorData{New: param(e, "id") == "", Tag: field(e, "tag"), Drafted: e.QueryParam("draft") != "", DraftTag: field(e, "draft"), ruleDraft: ruleDraft{Text: clean(form.Get("text")), Was: clean(form.Get("was")),
 		ID: field(e, "id"), Title: field(e, "title"), Sites: field(e, "sites"), Then: clean(form.Get("then"))}}
 	if !d.New {
 		d.ID = param(e, "id")
@@ -365,7 +400,7 @@ func (c *Console) edited(e echo.Context) (*page, error) {
 	if d.Rule != nil && !d.New {
 		d.Rule.ID, d.ID = param(e, "id"), param(e, "id")
 	}
-	if d.Rule != nil && (do == "save" || do == "dry") {
+	if d.Rule != nil && (do == "save" && !d.Drafted || do == "dry" || do == "draft") {
 		if d.New && d.Rule.ID == "" {
 			d.ID = tree.Slug(d.Title)
 			d.Rule.ID = d.ID
@@ -387,6 +422,8 @@ func (c *Console) publish(e echo.Context, d *editorData, do string) (to string, 
 	var h http.Header
 	of := "/rules/" + url.PathEscape(d.Rule.ID)
 	switch {
+	case do == "draft":
+		return c.keepDraft(e, d)
 	case do == "dry":
 		var reach ruleReach
 		if _, d.No, err = c.ask(e, http.MethodPost, "/rules/"+url.PathEscape(cmp.Or(d.Rule.ID, "draft"))+"/dry-run", d.Rule, &reach); err == nil && d.No == nil {
@@ -423,6 +460,9 @@ func (c *Console) editorPage(e echo.Context, d *editorData, checked bool) (*page
 	title := "New rule"
 	if !d.New {
 		d.Path, title = pathOf("editor", d.ID), "Change "+cmp.Or(d.Title, d.ID)
+	}
+	if d.Drafted {
+		d.Path, title = d.Path+"?draft=1", "Change the draft of "+cmp.Or(d.Title, d.ID)
 	}
 	if e.Request().Method == http.MethodGet {
 		d.settle("")
@@ -525,6 +565,12 @@ type operationDoc struct {
 	Columns  int     `json:"columns"`
 }
 
+// operationData is the page of an operation; Counting is of one that is a plan.
+type operationData struct {
+	*operationDoc
+	Counting *counting
+}
+
 // Running reports whether it is not over.
 func (o *operationDoc) Running() bool { return o.State == "waiting" || o.State == "running" }
 
@@ -547,7 +593,16 @@ func (c *Console) operation(e echo.Context) (*page, error) {
 	if _, err := c.get(e, "/operations/"+url.PathEscape(param(e, "id")), &o); err != nil {
 		return nil, err
 	}
-	p := &page{Template: "operation", Title: "A re-fold", Section: base + "/rules", Data: &o}
+	d := operationData{operationDoc: &o}
+	p := &page{Template: "operation", Title: "A re-fold", Section: base + "/rules", Data: &d}
+	if o.Kind == "plan" {
+		p.Title = "A plan"
+		k, err := c.counted(e, o.ID, pathOf("operations", o.ID))
+		if err != nil {
+			return nil, err
+		}
+		d.Counting = k
+	}
 	c.follow(e, p, "htmx")
 	return p, nil
 }

@@ -18,7 +18,7 @@ import (
 // of ours, all others none.
 func policyOf(path string) string {
 	path, query, _ := strings.Cut(path, "?")
-	for _, live := range []string{"/builder", "/editor", "/operations/"} {
+	for _, live := range []string{"/builder", "/editor", "/operations/", "/drafts/"} {
 		if strings.HasPrefix(path, base+live) {
 			return livePolicy
 		}

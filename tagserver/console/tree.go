@@ -29,6 +29,7 @@ func (c *Console) treeRoutes(admin func(string, func(echo.Context) (*page, error
 
 type treesData struct {
 	Own, Builtin []taxonomyDoc
+	Drafts       []*draftItem
 	ID, Title    string
 	No           *refusal
 }
@@ -46,6 +47,9 @@ func (c *Console) treesPage(e echo.Context, d *treesData) (*page, error) {
 		} else {
 			d.Own = append(d.Own, t)
 		}
+	}
+	if d.Drafts, err = c.drafts(e, "taxonomies"); err != nil {
+		return nil, err
 	}
 	p := &page{Template: "trees", Title: "Taxonomies", Section: base + "/taxonomies", Data: d}
 	if d.No != nil {
@@ -83,6 +87,11 @@ type treeData struct {
 	Rules    []usedBy
 	Users    []usedBy // audiences
 	Working  []Work
+	// Drafted: it is the draft that is shown and changed; Wrong is why it could not be
+	// published. Draft is the one that there is, or nil.
+	Drafted bool
+	Wrong   []tagserver.ProblemError
+	Draft   *draftItem
 
 	Edit, Add categoryForm
 }
@@ -135,12 +144,28 @@ func (c *Console) tree(e echo.Context) (*page, error) {
 
 // treeOf reads the taxonomy that the path names, and where in it.
 func (c *Console) treeOf(e echo.Context) (*treeData, error) {
-	d := &treeData{}
-	h, err := c.get(e, "/taxonomies/"+url.PathEscape(param(e, "id")), &d.Taxonomy)
+	d := &treeData{Drafted: e.QueryParam("draft") != ""}
+	draft, err := draftOf[tree.Taxonomy](c, e, "taxonomies", param(e, "id"))
 	if err != nil {
 		return nil, err
 	}
-	d.Tag, d.Builtin, d.Path = h.Get("ETag"), h.Get("ETag") == `"0"`, pathOf("taxonomies", d.Taxonomy.ID)
+	if draft != nil {
+		d.Draft = &draft.draftItem
+		d.Draft.Kind = "taxonomies"
+	}
+	if d.Drafted {
+		if draft == nil {
+			return nil, errNothing
+		}
+		d.Taxonomy, d.Tag, d.Wrong = draft.Definition, draft.tag, draft.Faults
+	} else {
+		h, err := c.get(e, "/taxonomies/"+url.PathEscape(param(e, "id")), &d.Taxonomy)
+		if err != nil {
+			return nil, err
+		}
+		d.Tag, d.Builtin = h.Get("ETag"), h.Get("ETag") == `"0"`
+	}
+	d.Path = d.Home()
 	id := param(e, "category")
 	if id == "" {
 		return d, nil
@@ -159,14 +184,28 @@ func (c *Console) treeOf(e echo.Context) (*treeData, error) {
 	return d, nil
 }
 
+// Home is the page of the taxonomy, or of its draft.
+func (d *treeData) Home() string { return pathOf("taxonomies", d.Taxonomy.ID) + d.mode() }
+
+// mode makes a path that of the draft, if that is what is shown.
+func (d *treeData) mode() string {
+	if d.Drafted {
+		return "?draft=1"
+	}
+	return ""
+}
+
 func (d *treeData) row(k *tree.Category, depth int) nodeRow {
 	return nodeRow{Category: *k, Trait: taxonomy.CategoryTrait(d.Taxonomy.ID, k.ID), Depth: depth,
-		Path: pathOf("taxonomies", d.Taxonomy.ID) + "/" + url.PathEscape(k.ID)}
+		Path: pathOf("taxonomies", d.Taxonomy.ID) + "/" + url.PathEscape(k.ID) + d.mode()}
 }
 
 // treePage lays the tree out, counts, and shows it.
 func (c *Console) treePage(e echo.Context, d *treeData) (*page, error) {
 	f, err := tree.New(d.Taxonomy)
+	if err != nil && d.Drafted {
+		f, err = tree.New() // what is wrong with it stands above; nothing is inherited until it is right
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -338,6 +377,9 @@ func (c *Console) changeTree(e echo.Context) (*page, error) {
 		if k.Life, err = strconv.Atoi(f.Life); err != nil {
 			k.Life = -1 // no number of days: the answer says so
 		}
+	}
+	if d.Drafted {
+		return c.changeDraft(e, d, field(e, "do"), k, f)
 	}
 	of := "/taxonomies/" + url.PathEscape(d.Taxonomy.ID)
 	home := pathOf("taxonomies", d.Taxonomy.ID)

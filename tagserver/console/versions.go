@@ -39,13 +39,10 @@ type versionsData struct {
 	Tag            string
 	Versions       []*versionDoc
 	From, To       uint64
-	Fields         []struct {
-		Field  string `json:"field"`
-		Before value  `json:"before"`
-		After  value  `json:"after"`
-	}
-	Was, Is string // of an audience's rule, as sentences
-	No      *refusal
+	Fields         []difference
+	Says           []string // of a rule or a taxonomy
+	Was, Is        string   // of an audience's rule, as sentences
+	No             *refusal
 }
 
 // value is a JSON value as people read it: text as it is.
@@ -94,16 +91,14 @@ func (c *Console) versions(e echo.Context) (*page, error) {
 			d.To = n
 		}
 		var diff struct {
-			From   uint64          `json:"from"`
-			Fields json.RawMessage `json:"fields"`
+			From   uint64       `json:"from"`
+			Fields []difference `json:"fields"`
+			Says   []string     `json:"says"`
 		}
 		if _, err := c.get(e, fmt.Sprintf("%s/diff?to=%d", of, d.To), &diff); err != nil {
 			return nil, err
 		}
-		d.From = diff.From
-		if err := json.Unmarshal(diff.Fields, &d.Fields); err != nil {
-			return nil, fmt.Errorf("read what differs: %w", err)
-		}
+		d.From, d.Fields, d.Says = diff.From, diff.Fields, diff.Says
 		if d.Kind == "audiences" {
 			for _, v := range d.Versions {
 				switch v.Version {

@@ -53,6 +53,7 @@ type world struct {
 	titles       map[taxonomy.Trait]string
 	taxonomies   []tree.Taxonomy
 	rules        []rules.Rule
+	drafts       []*fakeDraft
 	keys         []keyDoc
 	trail        []entryDoc
 	broken       []map[string]any
@@ -233,6 +234,7 @@ func (w *world) paths() []string {
 	if len(w.rules) > 0 {
 		out = append(out, base+"/operations/refold-2", base+"/operations/refold-1")
 	}
+	out = append(out, w.draftPages()...)
 	for i, a := range w.audiences {
 		out = append(out, base+"/audiences/"+seg(string(a.ID)))
 		if i >= 2 {
@@ -300,6 +302,7 @@ func normal() *world {
 	}
 	w.trail = []entryDoc{link(3, "failed", "destination", "acme", 0, 0, 2), link(2, "deliver", "destination", "acme", 0, 0, 0), link(1, "change", "audience", "grocery-regulars", 2, 3, 0)}
 	least := 20.0
+	defer func() { w.drafts = w.someDrafts() }()
 	w.rules = []rules.Rule{{ID: "wine", Title: "Wine by the path", When: []rules.Condition{{Field: "path", Op: "prefix", Values: []string{"/wine", "/wein"}}, {Field: "prop.price", Op: "range", Min: &least}}, Then: []string{"c:products/wine", "k:brand={brand}"}},
 		{ID: "departments", Sites: []taxonomy.SiteID{"shop"}, Then: []string{"c:products/{department}"}}}
 	w.titles = map[taxonomy.Trait]string{"c:products/grocery": "Grocery", "c:products/pastry": "Pastry", "c:products/wine": "Wine & spirits", "c:products/pets": "Pets"}
@@ -475,6 +478,9 @@ func hostile(p string) *world {
 	w.accounts["shop"].Rejected[taxonomy.Reason(p)] = 1
 	for i := range w.report.Places {
 		w.report.Places[i].Name, w.report.Places[i].Error = p, p
+	}
+	for _, d := range w.drafts {
+		d.Authors = []string{p}
 	}
 	w.problems = []Problem{{Title: p, Detail: p, Next: p}}
 	w.nights = []Night{{At: w.now, Error: p}}
