@@ -185,7 +185,7 @@ func TestADraftIsSeenOpenedCountedAndPublished(t *testing.T) {
 		contains(t, body, want, "a count that runs")
 	}
 	_, body = s.get(t, at+"?plan=plan-1&of=3")
-	for _, want := range []string{"2 audiences would have other members; 6 keep theirs", "2,480", "2,960", "What <a href=\"/console/destinations/acme\">acme</a> would hold", "once the 90 days are folded again"} {
+	for _, want := range []string{"2 audiences would have other members; 6 would keep theirs", "2,480", "2,960", "What <a href=\"/console/destinations/acme\">acme</a> would hold", "once the 90 days are folded again"} {
 		contains(t, body, want, "what was counted")
 	}
 	if strings.Contains(body, "saved again after") {

@@ -69,7 +69,7 @@ func ruleWords(r *rules.Rule) string {
 	}
 	var of []string
 	for i := range r.When {
-		of = append(of, r.When[i].String())
+		of = append(of, r.When[i].Words())
 	}
 	return strings.Join(of, ", and ")
 }
