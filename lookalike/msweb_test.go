@@ -2,7 +2,9 @@ package lookalike
 
 import (
 	"bufio"
-	"compress/gzip"
+	"bytes"
+	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 )
 
 // msweb reads the anonymous visits of one week to the areas of a large site
@@ -24,21 +27,14 @@ func msweb(t *testing.T) *crowd {
 	if dir == "" {
 		dir = filepath.Join("..", "..", "shared")
 	}
-	f, err := os.Open(filepath.Join(dir, "data", "msweb", "anonymous-msweb.data.gz"))
-	if os.IsNotExist(err) {
+	const name = "anonymous-msweb.data.gz"
+	from := os.DirFS(filepath.Join(dir, "data", "msweb"))
+	if _, err := fs.Stat(from, name); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("no MSWeb data: put archive.ics.uci.edu's anonymous-msweb.data, gzipped, into data/msweb below a folder and name that folder in EBB_SHARED")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
 	}
 	var traits []taxonomy.Trait
 	visits := [][]taxonomy.Trait{}
-	for lines := bufio.NewScanner(z); lines.Scan(); {
+	for lines := bufio.NewScanner(bytes.NewReader(gziptest.File(t, from, name))); lines.Scan(); {
 		f := strings.Split(lines.Text(), ",")
 		switch f[0] {
 		case "A":

@@ -2,7 +2,6 @@ package tagserver
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -417,16 +416,3 @@ func mustPrefixes(s ...string) (out []netip.Prefix) {
 func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func newRequest(method, path string) *http.Request { return httptest.NewRequest(method, path, nil) }
-
-func gunzip(t *testing.T, b []byte) []byte {
-	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}

@@ -2,26 +2,19 @@ package consent
 
 import (
 	"bufio"
-	"compress/gzip"
+	"bytes"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 )
 
 // 100,000 strings of the IAB's own encoders, and what follows from what its
 // decoders find in them, decided in JavaScript: testdata/generate.mjs.
 func TestTheIABsOwnDecodersAgree(t *testing.T) {
-	f, err := os.Open("testdata/differential.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cases := gziptest.File(t, os.DirFS("testdata"), "differential.gz")
 	r := mustReader(t, Options{
 		Role: AsVendor, Vendor: 5,
 		List: listOf(&Vendor{ID: 5, consent: purposesOf(1, 3, 4, 9), interest: purposesOf(10), flexible: purposesOf(9, 10)},
@@ -30,7 +23,7 @@ func TestTheIABsOwnDecodersAgree(t *testing.T) {
 	})
 	order := []taxonomy.Purposes{taxonomy.MayStore, taxonomy.MayProfile, taxonomy.MayExport, taxonomy.MayInsight, taxonomy.MayTrain}
 	n, counts, faults := 0, map[string]int{}, 0
-	for lines := bufio.NewScanner(z); lines.Scan(); n++ {
+	for lines := bufio.NewScanner(bytes.NewReader(cases)); lines.Scan(); n++ {
 		w := strings.Split(lines.Text(), " ")
 		if len(w) != 3 {
 			t.Fatalf("line %d: %q", n+1, lines.Text())

@@ -1,36 +1,22 @@
 package consent
 
 import (
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 )
 
 // published is a Global Vendor List that the IAB published: version 7 of 29 June
 // 2023, from the test data of its iabtcf-es (Apache-2.0).
 func published(t testing.TB) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/vendor-list-v2.2.json.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return gziptest.File(t, os.DirFS("testdata"), "vendor-list-v2.2.json.gz")
 }
 
 // Every vendor of a published list is read as its own JSON says.

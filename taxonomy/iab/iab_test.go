@@ -2,15 +2,14 @@ package iab
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
-	"io"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
@@ -43,15 +42,8 @@ func TestTheEmbeddedFilesAreThePublishedOnes(t *testing.T) {
 		"0216547402f3dc028f5ec1bb78c648eed68a81ea3b3b94862e6f6caa9db3ad3b": audience11,
 		"7212cdc496ba347a03e703b1932bdcdd4fd29089b058f4edeb4d3da1f1222ea7": content31,
 	} {
-		z, err := gzip.NewReader(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		h := sha256.New()
-		if _, err := io.Copy(h, z); err != nil {
-			t.Fatal(err)
-		}
-		if got := hex.EncodeToString(h.Sum(nil)); got != want {
+		sum := sha256.Sum256(gziptest.Plain(t, b))
+		if got := hex.EncodeToString(sum[:]); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}

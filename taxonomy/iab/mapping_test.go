@@ -2,35 +2,23 @@ package iab
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
 
 func published(t testing.TB, name, sum string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err = io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := gziptest.File(t, os.DirFS("."), name)
 	if h := sha256.Sum256(b); hex.EncodeToString(h[:])[:16] != sum {
 		t.Errorf("%s: SHA-256 %x, want %s…", name, h, sum)
 	}

@@ -2,15 +2,13 @@ package onboard
 
 import (
 	"bytes"
-	"compress/gzip"
-	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 )
 
 // The real file that the demo imports.
@@ -18,18 +16,7 @@ const journey = "../../cmd/ebb/demo/data"
 
 func open(t *testing.T, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(journey, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b, err = io.ReadAll(z); err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return gziptest.File(t, os.DirFS(journey), name)
 }
 
 func journeyMapping() *Mapping {

@@ -2,9 +2,7 @@ package app_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"io"
 	"os"
 	"testing"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
@@ -26,24 +25,6 @@ var ctx = context.Background()
 func open(t *testing.T, now *time.Time) *app.App {
 	t.Helper()
 	return apptest.New(t, func() time.Time { return *now }, nil).App(t)
-}
-
-func gunzip(t *testing.T, name string) []byte {
-	t.Helper()
-	f, err := os.Open("../demo/data/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // The main path on real input: purchases of 75,000 rows become visitors,
@@ -66,7 +47,7 @@ func TestFromPurchasesToASegmentFile(t *testing.T) {
 		Rule: []byte(`{"and":[{"trait":"c:products/grocery","window":"30d"},{"not":{"trait":"c:products/meat"}}]}`)})
 	define(defs.Destination, "dsp", delivery.Destination{ID: "dsp", Title: "A DSP", Audiences: []taxonomy.AudienceID{"grocery-30"}, Floor: 10, KeyHash: delivery.HashKey("ebbp_x")})
 
-	products := gunzip(t, "products.csv.gz")
+	products := gziptest.File(t, os.DirFS("../demo/data"), "products.csv.gz")
 	mapping := onboard.Mapping{Missing: []string{"NA"}, Visitor: "household_id", Space: "own:demo", Time: "transaction_timestamp", Layout: "2006-01-02 15:04:05",
 		Joins: []onboard.Join{{Name: "products", On: "product_id", Key: "product_id", Columns: []string{"department", "product_category"}}},
 		Event: &onboard.EventMapping{Name: "purchase", Props: []onboard.Column{{Column: "department"}, {Column: "product_category"}}}}
@@ -74,7 +55,7 @@ func TestFromPurchasesToASegmentFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sales := gunzip(t, "transactions_sample.csv.gz")
+	sales := gziptest.File(t, os.DirFS("../demo/data"), "transactions_sample.csv.gz")
 	span, err := onboard.Scan(bytes.NewReader(sales), &mapping)
 	if err != nil {
 		t.Fatal(err)

@@ -1,13 +1,10 @@
 package consenttest
 
 import (
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,6 +12,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"github.com/ebb-dmp/ebb/taxonomy/iab"
 )
 
@@ -22,19 +20,7 @@ import (
 // program's loader.
 func published(t *testing.T, name string, column int) map[string]string {
 	t.Helper()
-	f, err := os.Open(filepath.Join("..", "..", "..", "..", "taxonomy", "iab", name+".tsv.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := gziptest.File(t, os.DirFS("../../../../taxonomy/iab"), name+".tsv.gz")
 	out := map[string]string{}
 	for line := range strings.Lines(string(b)) {
 		if c := strings.Split(strings.TrimRight(line, "\r\n"), "\t"); len(c) > column {

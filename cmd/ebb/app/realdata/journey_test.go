@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
@@ -114,7 +116,7 @@ func newJourneyWith(t *testing.T, first func(*journey, tree.Taxonomy)) *journey 
 func newJourneyIn(t *testing.T, w *world, first func(*journey, tree.Taxonomy)) *journey {
 	t.Helper()
 	j := &journey{world: w, dir: t.TempDir(), purchases: map[taxonomy.SourceID]app.ImportReceipt{}}
-	raw := func(name string) []byte { return gunzip(t, filepath.Join("..", "..", "demo", "data", name+".csv.gz")) }
+	raw := func(name string) []byte { return gziptest.File(t, os.DirFS("../../demo/data"), name+".csv.gz") }
 	products, sales, people := raw("products"), raw("transactions_sample"), raw("demographics")
 	write(t, j.dir, "products.csv", products)
 	write(t, j.dir, "transactions.csv", sales)

@@ -17,6 +17,7 @@ import (
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"github.com/ebb-dmp/ebb/taxonomy/onboard"
 	"github.com/ebb-dmp/ebb/taxonomy/rules"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
@@ -91,7 +92,7 @@ func readMSWeb(t *testing.T, keep keep) *msweb {
 	m := &msweb{areas: map[string]area{}, dir: t.TempDir()}
 	areas, visits := [][]string{{"area", "title", "path"}}, [][]string{{"visitor", "area"}}
 	kept := false
-	for lines := bufio.NewScanner(bytes.NewReader(gunzip(t, name))); lines.Scan(); {
+	for lines := bufio.NewScanner(bytes.NewReader(gziptest.Plain(t, read(t, name)))); lines.Scan(); {
 		f := table(t, lines.Bytes())[0]
 		switch f[0] {
 		case "A":

@@ -1,12 +1,9 @@
 package realdata
 
 import (
-	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -116,19 +113,6 @@ func pairs(t *testing.T, dir string) []rule {
 func read(t *testing.T, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func gunzip(t *testing.T, name string) []byte {
-	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(read(t, name)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,13 +2,11 @@ package delimited_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/md5"
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"reflect"
 	"slices"
@@ -19,6 +17,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/delimited"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"pgregory.net/rapid"
 )
 
@@ -141,17 +140,6 @@ func write(t interface{ Fatalf(string, ...any) }, f delivery.Format, info delive
 	return out
 }
 
-func gunzip(t interface{ Fatalf(string, ...any) }, b []byte) string {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err == nil {
-		if b, err = io.ReadAll(z); err == nil {
-			return string(b)
-		}
-	}
-	t.Fatalf("gunzip: %v", err)
-	return ""
-}
-
 func TestTheExemplaryFilesAreWritten(t *testing.T) {
 	rows := []row{{"59767559181262060060278870901087098252", "24", false}, {"59767559181262060060278870901087098252", "26", false}, {"59767559181262060060278870901087098252", "27", false}}
 	leaves := append(slices.Clone(rows), row{rows[0].id, "25", true}, row{rows[0].id, "28", true})
@@ -167,7 +155,7 @@ func TestTheExemplaryFilesAreWritten(t *testing.T) {
 		}
 		out := string(write(t, x.f, info, x.rows))
 		if strings.HasSuffix(name, ".sync") {
-			out = gunzip(t, []byte(out))
+			out = string(gziptest.Plain(t, []byte(out)))
 		}
 		want, err := os.ReadFile("testdata/exemplary/" + name)
 		if err != nil {

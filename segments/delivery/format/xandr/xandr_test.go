@@ -1,11 +1,8 @@
 package xandr_test
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +15,7 @@ import (
 	"github.com/ebb-dmp/ebb/segments/delivery"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/xandr"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/gziptest"
 	"pgregory.net/rapid"
 )
 
@@ -55,17 +53,6 @@ func write(t interface{ Fatalf(string, ...any) }, f delivery.Format, info delive
 	return out
 }
 
-func gunzip(t interface{ Fatalf(string, ...any) }, b []byte) string {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err == nil {
-		if b, err = io.ReadAll(z); err == nil {
-			return string(b)
-		}
-	}
-	t.Fatalf("gunzip: %v", err)
-	return ""
-}
-
 // The lines are those of Xandr's documents, as these accounts are set up.
 func TestPublishedLinesAreWritten(t *testing.T) {
 	for name, x := range map[string]struct {
@@ -84,7 +71,7 @@ func TestPublishedLinesAreWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := gunzip(t, write(t, xandr.Text{}, info(x.ids, x.account), x.rows)); got != string(want) {
+		if got := string(gziptest.Plain(t, write(t, xandr.Text{}, info(x.ids, x.account), x.rows))); got != string(want) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
