@@ -38,7 +38,7 @@ type most struct {
 	bytes uint64
 	named int
 
-	bytesRead int
+	bytesRead, every int
 }
 
 func (m *most) look() {
@@ -58,9 +58,10 @@ func (m *most) name() {
 	}
 }
 
-// read looks after every so many bytes that are read: more than once a bucket of IDs.
+// read looks after every so many bytes that are read: of few members more than once a
+// bucket of IDs.
 func (m *most) read(n int) {
-	const each = 3 << 20
+	each := m.every
 	m.mu.Lock()
 	due := (m.bytesRead+n)/each > m.bytesRead/each
 	m.bytesRead += n
@@ -162,7 +163,7 @@ func (l *lookedAt) MatchID(d taxonomy.DestinationID, shard int, o uint32) (strin
 // a hundred is not in it any more. Chunks have at most so many rows, if that is not 0.
 func heldFor(t testing.TB, n, rows int, by sentBy) (bytes uint64) {
 	t.Helper()
-	m := &most{}
+	m := &most{every: 3 << 20 * max(1, n/400_000)}
 	c := &lookedAt{&crowd{n: n, oneDay: true, matches: by.matched, now: taxonomy.MillisOf(time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC))}, m}
 	format := by.format
 	store, err := embedded.Open(embedded.Options{FS: vfs.Default, Dir: t.TempDir(), Now: func() taxonomy.Millis { return c.now }, CacheBytes: 1 << 20, MemTableBytes: 1 << 20})

@@ -32,6 +32,11 @@ func prebid(t *testing.T, modules ...string) string {
 		}
 		t.Skip("no Prebid.js here; `deploy/test tools` fetches it")
 	}
+	// By its real path, as esbuild has it: the module would else speak to a second copy
+	// of Prebid where the cache is a link.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
 	module, err := filepath.Abs("prebid/ebbRtdProvider.js")
 	if err != nil {
 		t.Fatal(err)
@@ -94,8 +99,8 @@ func (a *auctions) script(settings string) string {
 	return `
 var pbjs=window.pbjs||{};pbjs.que=pbjs.que||[];
 pbjs.que.push(function(){pbjs.setConfig({ortb2:{user:{data:[{name:'page.example',segment:[{id:'own'}]}]}},` + settings + `
- s2sConfig:{accountId:'1',enabled:true,bidders:['appnexus'],timeout:800,adapter:'prebidServer',endpoint:'` + a.URL + `/auction',syncEndpoint:'` + a.URL + `/sync'}})});
-window.bid=function(){return new Promise(function(r){pbjs.que.push(function(){pbjs.requestBids({timeout:900,adUnits:[{code:'div-1',mediaTypes:{banner:{sizes:[[300,250]]}},bids:[{bidder:'appnexus',params:{placementId:13144370}}]}],bidsBackHandler:function(){r(1)}})})})}
+ s2sConfig:{accountId:'1',enabled:true,bidders:['appnexus'],timeout:20000,adapter:'prebidServer',endpoint:'` + a.URL + `/auction',syncEndpoint:'` + a.URL + `/sync'}})});
+window.bid=function(){return new Promise(function(r){pbjs.que.push(function(){pbjs.requestBids({timeout:20000,adUnits:[{code:'div-1',mediaTypes:{banner:{sizes:[[300,250]]}},bids:[{bidder:'appnexus',params:{placementId:13144370}}]}],bidsBackHandler:function(){r(1)}})})})}
 `
 }
 

@@ -17,7 +17,7 @@ func TestLongThePrebidModuleInARealAuction(t *testing.T) {
 	s.put("/prebid.js", source)
 	s.put("/a", `<!doctype html><script>`+errors+sale.script(`
  consentManagement:{usp:{cmpApi:'static',consentData:{getUSPData:{uspString:'1YNN'}}}},
- realTimeData:{auctionDelay:5000,dataProviders:[{name:'ebb',waitForIt:true,params:{site:'shop',host:'`+e.URL+`/',segtax:600}}]},`)+
+ realTimeData:{auctionDelay:30000,dataProviders:[{name:'ebb',waitForIt:true,params:{site:'shop',host:'`+e.URL+`/',segtax:600}}]},`)+
 		`</script><script src="/prebid.js"></script><div id="div-1"></div>`)
 	b := newTab(t, browser).open(s.URL + "/a")
 	host := strings.TrimPrefix(e.URL, "http://")

@@ -159,9 +159,9 @@ var pbjs=window.pbjs||{};pbjs.que=pbjs.que||[];
 pbjs.que.push(function(){pbjs.setConfig({
  consentManagement:{gdpr:{cmpApi:'iab',timeout:500,defaultGdprScope:true}},
  userSync:{syncEnabled:true,syncDelay:1,filterSettings:{all:{bidders:'*',filter:'include'}}},
- realTimeData:{auctionDelay:5000,dataProviders:[{name:'ebb',waitForIt:true,params:{site:'shop',host:'` + e.URL + `',perBidder:true}}]},
- s2sConfig:{accountId:'1',enabled:true,bidders:['appnexus','rubicon'],timeout:1500,adapter:'prebidServer',allowUnknownBidderCodes:true,endpoint:'` + base + `/openrtb2/auction',syncEndpoint:'` + base + `/cookie_sync'}})});
-window.bid=function(){return new Promise(function(r){pbjs.que.push(function(){pbjs.requestBids({timeout:1600,adUnits:[{code:'div-1',mediaTypes:{banner:{sizes:[[300,250]]}},bids:[{bidder:'appnexus',params:{placementId:13144370}},{bidder:'rubicon',params:{accountId:1,siteId:2,zoneId:3}}]}],bidsBackHandler:function(){r(1)}})})})}
+ realTimeData:{auctionDelay:30000,dataProviders:[{name:'ebb',waitForIt:true,params:{site:'shop',host:'` + e.URL + `',perBidder:true}}]},
+ s2sConfig:{accountId:'1',enabled:true,bidders:['appnexus','rubicon'],timeout:20000,adapter:'prebidServer',allowUnknownBidderCodes:true,endpoint:'` + base + `/openrtb2/auction',syncEndpoint:'` + base + `/cookie_sync'}})});
+window.bid=function(){return new Promise(function(r){pbjs.que.push(function(){pbjs.requestBids({timeout:20000,adUnits:[{code:'div-1',mediaTypes:{banner:{sizes:[[300,250]]}},bids:[{bidder:'appnexus',params:{placementId:13144370}},{bidder:'rubicon',params:{accountId:1,siteId:2,zoneId:3}}]}],bidsBackHandler:function(){r(1)}})})})}
 </script><script async src="` + e.URL + `/t/1/ebb.js" data-site="shop" data-consent="manual"></script><script src="/prebid.js"></script><div id="div-1"></div>`
 	}
 	s.put("/yes", page("yes"))
