@@ -83,6 +83,7 @@ func TestPlansOfTheDemo(t *testing.T) {
 	d := running(t)
 	t.Run("the example destinations are taken", func(t *testing.T) { examplesAreTaken(t, d) })
 	t.Run("a plan's numbers are what apply does", func(t *testing.T) { plansNumbersAreWhatApplyDoes(t, d) })
+	t.Run("a draft is saved, counted and published in the console", func(t *testing.T) { draftInTheConsole(t, d) })
 }
 
 // The whole set of the demo goes through files and nothing changes; a plan's
