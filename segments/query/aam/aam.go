@@ -10,11 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/ebb-dmp/ebb/segments/query"
 	"github.com/ebb-dmp/ebb/taxonomy"
+	"github.com/ebb-dmp/ebb/taxonomy/rules/aam"
 )
 
 // Bounds of what is read.
@@ -45,10 +45,10 @@ func Parse(text string, traits Traits) (*Imported, error) {
 	if !utf8.ValidString(text) {
 		return nil, p.failed(0, "the rule is not UTF-8")
 	}
-	p.lex()
+	p.toks = syntax.Tokens(text, p.fault)
 	e := p.or(0)
-	if t := p.tok(); t.s != "" {
-		p.fault(t.at, "%s is left over; join two parts by AND or OR", t)
+	if t := p.tok(); t.Kind != aam.End {
+		p.fault(t.At, "%s is left over; join two parts by AND or OR", t)
 	}
 	if p.faults.Len() > 0 {
 		return nil, p.faults.Err()
@@ -62,27 +62,13 @@ func Parse(text string, traits Traits) (*Imported, error) {
 	return &Imported{Rule: e, Notes: p.notes}, nil
 }
 
-type token struct {
-	at int
-	s  string // "" at the end
-}
-
-func (t token) String() string {
-	switch {
-	case t.s == "":
-		return "the end"
-	case len(t.s) > 40:
-		return strconv.Quote(t.s[:40] + "…")
-	}
-	return strconv.Quote(t.s)
-}
-
-func (t token) is(s string) bool { return strings.EqualFold(t.s, s) }
+// syntax is that of a segment's rule: it has lists in square brackets, and no quotes.
+var syntax = aam.Syntax{Marks: "()[],", Signs: "<>="}
 
 type parser struct {
 	text   string
 	traits Traits
-	toks   []token
+	toks   []aam.Token
 	i      int
 	faults taxonomy.TextFaults
 	notes  []string
@@ -101,36 +87,10 @@ func (p *parser) note(format string, args ...any) {
 	}
 }
 
-func (p *parser) lex() {
-	const marks, signs = "()[],", "<>="
-	for i := 0; i < len(p.text); {
-		start := i
-		r, n := utf8.DecodeRuneInString(p.text[i:])
-		switch {
-		case unicode.IsSpace(r):
-			i += n
-			continue
-		case strings.ContainsRune(marks, r):
-			i++
-		case strings.ContainsRune(signs, r):
-			for i < len(p.text) && strings.IndexByte(signs, p.text[i]) >= 0 {
-				i++
-			}
-		default:
-			end := strings.IndexFunc(p.text[i:], func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(marks+signs, r) })
-			if i += end; end < 0 {
-				i = len(p.text)
-			}
-		}
-		p.toks = append(p.toks, token{start, p.text[start:i]})
-	}
-	p.toks = append(p.toks, token{len(p.text), ""})
-}
-
-func (p *parser) tok() token { return p.toks[p.i] }
+func (p *parser) tok() aam.Token { return p.toks[p.i] }
 
 func (p *parser) take(s string) bool {
-	if p.tok().s != "" && p.tok().is(s) {
+	if p.tok().Kind != aam.End && strings.EqualFold(p.tok().Text, s) {
 		p.i++
 		return true
 	}
@@ -164,14 +124,14 @@ func (p *parser) joined(word string, depth int, part func(int) query.Expr) []que
 func (p *parser) not(depth int) query.Expr {
 	switch t := p.tok(); {
 	case depth > maxDepth:
-		return p.lost(t.at, "nested deeper than %d", maxDepth)
+		return p.lost(t.At, "nested deeper than %d", maxDepth)
 	case p.take("NOT"):
 		p.note("NOT is of those who had any event in the 90 days: of others nothing is known")
 		return query.Not{Of: p.not(depth + 1)}
 	case p.take("("):
 		e := p.or(depth + 1)
 		if !p.take(")") {
-			p.lost(p.tok().at, "want ')', got %s", p.tok())
+			p.lost(p.tok().At, "want ')', got %s", p.tok())
 			p.take(")")
 		}
 		return e
@@ -186,19 +146,19 @@ func (p *parser) not(depth int) query.Expr {
 		p.wholeLife()
 		return query.Had(trait)
 	}
-	return p.lost(t.at, "want a trait such as 1000T, frequency(…), NOT or '(', got %s", t)
+	return p.lost(t.At, "want a trait such as 1000T, frequency(…), NOT or '(', got %s", t)
 }
 
 // lost says a fault and goes on behind the part, so that the rest is read too.
 func (p *parser) lost(at int, format string, args ...any) query.Expr {
 	p.fault(at, format, args...)
-	for depth := 0; p.tok().s != ""; p.i++ {
+	for depth := 0; p.tok().Kind != aam.End; p.i++ {
 		switch t := p.tok(); {
-		case t.s == "(":
+		case t.Text == "(":
 			depth++
-		case t.s == ")" && depth > 0:
+		case t.Text == ")" && depth > 0:
 			depth--
-		case depth == 0 && (t.s == ")" || t.is("AND") || t.is("OR")):
+		case depth == 0 && (t.Text == ")" || t.Is("AND") || t.Is("OR")):
 			return query.Any{}
 		}
 	}
@@ -208,7 +168,7 @@ func (p *parser) lost(at int, format string, args ...any) query.Expr {
 // within is lost within the brackets of a frequency.
 func (p *parser) within(at int, format string, args ...any) query.Expr {
 	e := p.lost(at, format, args...)
-	for !p.take(")") && p.tok().s != "" { // an "and" within the brackets is no end
+	for !p.take(")") && p.tok().Kind != aam.End { // an "and" within the brackets is no end
 		p.i++
 	}
 	return p.lostCount(e)
@@ -216,9 +176,9 @@ func (p *parser) within(at int, format string, args ...any) query.Expr {
 
 // lostCount goes past what may stand behind a frequency.
 func (p *parser) lostCount(e query.Expr) query.Expr {
-	if op := p.tok(); strings.Trim(op.s, "<>=") == "" && op.s != "" {
+	if op := p.tok(); strings.Trim(op.Text, "<>=") == "" && op.Kind != aam.End {
 		p.i++
-		if _, ok := number(p.tok().s, ""); ok {
+		if _, ok := number(p.tok().Text, ""); ok {
 			p.i++
 		}
 	}
@@ -229,14 +189,14 @@ func (p *parser) lostCount(e query.Expr) query.Expr {
 // not known is a fault.
 func (p *parser) trait() (taxonomy.Trait, bool) {
 	t := p.tok()
-	id, ok := number(t.s, "T")
+	id, ok := number(t.Text, "T")
 	if !ok {
 		return "", false
 	}
 	p.i++
 	trait, known := p.traits(uint64(id))
 	if !known {
-		p.fault(t.at, "trait %s is not known here; import it first, or say which category it is", t.s)
+		p.fault(t.At, "trait %s is not known here; import it first, or say which category it is", t.Text)
 		return taxonomy.TraitAny, true
 	}
 	return trait, true
@@ -257,19 +217,19 @@ func (p *parser) wholeLife() {
 
 // frequency reads what follows the word: ([1000T,2000T] <= 2D) >= 5. The recency
 // and the frequency may be left out.
-func (p *parser) frequency(word token) query.Expr {
+func (p *parser) frequency(word aam.Token) query.Expr {
 	const want = "want ([ and traits after frequency, got %s"
 	if !p.take("(") {
-		return p.lost(p.tok().at, want, p.tok())
+		return p.lost(p.tok().At, want, p.tok())
 	}
 	if !p.take("[") {
-		return p.within(p.tok().at, want, p.tok())
+		return p.within(p.tok().At, want, p.tok())
 	}
 	var traits []taxonomy.Trait
 	for {
 		t, ok := p.trait()
 		if !ok {
-			return p.within(p.tok().at, "want a trait such as 1000T, got %s", p.tok())
+			return p.within(p.tok().At, "want a trait such as 1000T, got %s", p.tok())
 		}
 		if !slices.Contains(traits, t) {
 			traits = append(traits, t)
@@ -279,26 +239,26 @@ func (p *parser) frequency(word token) query.Expr {
 		}
 	}
 	if !p.take("]") {
-		return p.within(p.tok().at, "want ',' or ']', got %s", p.tok())
+		return p.within(p.tok().At, "want ',' or ']', got %s", p.tok())
 	}
 	window := query.LastDays(taxonomy.RetentionDays)
-	if op := p.tok(); op.s != ")" && op.s != "" {
+	if op := p.tok(); op.Text != ")" && op.Kind != aam.End {
 		p.i++
 		days := p.tok()
-		n, ok := number(days.s, "D")
+		n, ok := number(days.Text, "D")
 		if !ok {
-			return p.within(days.at, "want a number of days such as 30D, got %s", days)
+			return p.within(days.At, "want a number of days such as 30D, got %s", days)
 		}
 		p.i++
 		switch {
-		case op.s == ">=" || op.s == "=>":
-			p.fault(op.at, "cannot be said here: %s %s is \"longer ago than %s\", and windows end today or on a fixed day; last seen %d+ days ago asks for the newest event", op.s, days.s, days.s, min(n, taxonomy.RetentionDays-1))
-		case op.s != "<=":
-			p.fault(op.at, "want <= or >= before the days, got %s", op)
+		case op.Text == ">=" || op.Text == "=>":
+			p.fault(op.At, "cannot be said here: %s %s is \"longer ago than %s\", and windows end today or on a fixed day; last seen %d+ days ago asks for the newest event", op.Text, days.Text, days.Text, min(n, taxonomy.RetentionDays-1))
+		case op.Text != "<=":
+			p.fault(op.At, "want <= or >= before the days, got %s", op)
 		case n < 1:
-			p.fault(days.at, "want at least 1D, got %s", days)
+			p.fault(days.At, "want at least 1D, got %s", days)
 		case n > taxonomy.RetentionDays:
-			p.note("%s becomes 90 days: nothing is kept for longer", strings.ToUpper(days.s))
+			p.note("%s becomes 90 days: nothing is kept for longer", strings.ToUpper(days.Text))
 		default:
 			p.note("\"the last N days\" is today and the N-1 UTC days before, not N times 24 hours")
 			window = query.LastDays(int(n))
@@ -307,22 +267,22 @@ func (p *parser) frequency(word token) query.Expr {
 		p.wholeLife()
 	}
 	if !p.take(")") {
-		return p.within(p.tok().at, "want ')', got %s", p.tok())
+		return p.within(p.tok().At, "want ')', got %s", p.tok())
 	}
 	lo, hi := int64(1), int64(open)
-	if op := p.tok(); strings.Trim(op.s, "<>=") == "" && op.s != "" {
+	if op := p.tok(); strings.Trim(op.Text, "<>=") == "" && op.Kind != aam.End {
 		p.i++
 		num := p.tok()
-		n, ok := number(num.s, "")
+		n, ok := number(num.Text, "")
 		if !ok {
-			return p.lost(num.at, "want how often, got %s", num)
+			return p.lost(num.At, "want how often, got %s", num)
 		}
 		p.i++
 		if n > query.MaxMax {
-			p.fault(num.at, "%d is more than can be counted, which is %d", n, query.MaxMax)
+			p.fault(num.At, "%d is more than can be counted, which is %d", n, query.MaxMax)
 			return query.Any{}
 		}
-		switch op.s {
+		switch op.Text {
 		case ">=", "=>":
 			lo = n
 		case ">":
@@ -333,13 +293,13 @@ func (p *parser) frequency(word token) query.Expr {
 			lo, hi = 0, n
 		case "<":
 			if lo, hi = 0, n-1; n == 0 {
-				p.fault(num.at, "less than 0 is true of nobody")
+				p.fault(num.At, "less than 0 is true of nobody")
 			}
 		default:
-			p.fault(op.at, "want >=, <= or ==, got %s", op)
+			p.fault(op.At, "want >=, <= or ==, got %s", op)
 		}
-		if lo == 0 && hi == open && n == 0 && op.s != "<" {
-			p.fault(num.at, "at least 0 is true of all")
+		if lo == 0 && hi == open && n == 0 && op.Text != "<" {
+			p.fault(num.At, "at least 0 is true of all")
 		}
 	}
 	return p.counted(word, traits, window, int(lo), int(hi))
@@ -349,7 +309,7 @@ func (p *parser) frequency(word token) query.Expr {
 const open = -1
 
 // counted asks how often one of the traits was had.
-func (p *parser) counted(word token, traits []taxonomy.Trait, w query.Window, lo, hi int) query.Expr {
+func (p *parser) counted(word aam.Token, traits []taxonomy.Trait, w query.Window, lo, hi int) query.Expr {
 	each := func(lo, hi int) query.Expr {
 		var of []query.Expr
 		for _, t := range traits {
@@ -371,6 +331,6 @@ func (p *parser) counted(word token, traits []taxonomy.Trait, w query.Window, lo
 		}
 		return each(lo, hi)
 	}
-	p.fault(word.at, "cannot be said here: the events of %d traits counted together; give the traits one category above them and ask for that", len(traits))
+	p.fault(word.At, "cannot be said here: the events of %d traits counted together; give the traits one category above them and ask for that", len(traits))
 	return query.Any{}
 }

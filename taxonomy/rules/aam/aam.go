@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -55,10 +54,10 @@ func Parse(id, title, text string, then []string) (*Imported, error) {
 	if !utf8.ValidString(text) {
 		return nil, p.failed(0, "the rule is not UTF-8")
 	}
-	p.lex()
+	p.toks = traitSyntax.Tokens(text, p.fault)
 	e := p.or(0)
-	if t := p.tok(); t.kind != 0 {
-		p.fault(t.at, "%s is left over; join two parts by AND or OR", t)
+	if t := p.tok(); t.Kind != End {
+		p.fault(t.At, "%s is left over; join two parts by AND or OR", t)
 	}
 	if p.faults.Len() > 0 {
 		return nil, p.faults.Err()
@@ -178,27 +177,9 @@ var empty = func() *tree.Forest {
 	return f
 }()
 
-type token struct {
-	kind byte // 'w'ord, 's'tring, 'o'perator, '(' , ')', 0 at the end
-	at   int
-	s    string
-}
-
-func (t token) String() string {
-	if t.kind == 0 {
-		return "the end"
-	}
-	if len(t.s) > 40 {
-		return strconv.Quote(t.s[:40] + "…")
-	}
-	return strconv.Quote(t.s)
-}
-
-func (t token) is(word string) bool { return t.kind == 'w' && strings.EqualFold(t.s, word) }
-
 type parser struct {
 	text   string
-	toks   []token
+	toks   []Token
 	i      int
 	faults taxonomy.TextFaults
 	notes  []string
@@ -219,56 +200,18 @@ func (p *parser) note(format string, args ...any) {
 	}
 }
 
-func (p *parser) lex() {
-	for i := 0; i < len(p.text); {
-		start, r := i, rune(p.text[i])
-		if r >= utf8.RuneSelf {
-			r, _ = utf8.DecodeRuneInString(p.text[i:])
-		}
-		switch {
-		case unicode.IsSpace(r):
-			i += utf8.RuneLen(r)
-			continue
-		case r == '(' || r == ')':
-			i++
-			p.toks = append(p.toks, token{byte(r), start, string(r)})
-		case strings.ContainsRune("=!<>", r):
-			for i < len(p.text) && strings.IndexByte("=!<>", p.text[i]) >= 0 {
-				i++
-			}
-			p.toks = append(p.toks, token{'o', start, p.text[start:i]})
-		case r == '"' || r == '\'':
-			end := strings.IndexRune(p.text[i+1:], r)
-			if end < 0 {
-				p.fault(start, "the quote is not closed")
-				end = len(p.text) - i - 1
-			}
-			p.toks = append(p.toks, token{'s', start, p.text[i+1 : i+1+end]})
-			i = min(i+end+2, len(p.text))
-		default:
-			n := strings.IndexFunc(p.text[i:], func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`()=!<>"'`, r) })
-			if n < 0 {
-				n = len(p.text) - i
-			}
-			i += n
-			p.toks = append(p.toks, token{'w', start, p.text[start:i]})
-		}
-	}
-	p.toks = append(p.toks, token{0, len(p.text), ""})
-}
-
-func (p *parser) tok() token { return p.toks[p.i] }
+func (p *parser) tok() Token { return p.toks[p.i] }
 
 func (p *parser) or(depth int) *expr  { return p.joined("OR", true, depth, p.and) }
 func (p *parser) and(depth int) *expr { return p.joined("AND", false, depth, p.not) }
 
 func (p *parser) joined(word string, or bool, depth int, part func(int) *expr) *expr {
 	e := part(depth)
-	if !p.tok().is(word) {
+	if !p.tok().Is(word) {
 		return e
 	}
 	all := &expr{or: or, of: []*expr{e}}
-	for p.tok().is(word) {
+	for p.tok().Is(word) {
 		p.i++
 		all.of = append(all.of, part(depth))
 	}
@@ -281,18 +224,18 @@ func (p *parser) not(depth int) *expr {
 		return p.lost("nested deeper than %d", MaxDepth)
 	}
 	switch {
-	case t.is("NOT"):
+	case t.Is("NOT"):
 		p.i++
 		e := p.not(depth + 1)
 		return &expr{not: true, of: []*expr{e}}
-	case t.kind == '(':
+	case t.Kind == '(':
 		p.i++
 		e := p.or(depth + 1)
-		if p.tok().kind != ')' {
-			p.fault(p.tok().at, "want ')', got %s", p.tok())
+		if p.tok().Kind != ')' {
+			p.fault(p.tok().At, "want ')', got %s", p.tok())
 			p.skip()
 		}
-		if p.tok().kind == ')' {
+		if p.tok().Kind == ')' {
 			p.i++
 		}
 		return e
@@ -302,19 +245,19 @@ func (p *parser) not(depth int) *expr {
 
 // lost says a fault and goes on behind the part, so that the rest is read too.
 func (p *parser) lost(format string, args ...any) *expr {
-	p.fault(p.tok().at, format, args...)
+	p.fault(p.tok().At, format, args...)
 	p.skip()
 	return &expr{cond: &rules.Condition{}}
 }
 
 func (p *parser) skip() {
-	for depth := 0; p.tok().kind != 0; p.i++ {
+	for depth := 0; p.tok().Kind != End; p.i++ {
 		switch t := p.tok(); {
-		case t.kind == '(':
+		case t.Kind == '(':
 			depth++
-		case t.kind == ')' && depth > 0:
+		case t.Kind == ')' && depth > 0:
 			depth--
-		case depth == 0 && (t.kind == ')' || t.is("AND") || t.is("OR")):
+		case depth == 0 && (t.Kind == ')' || t.Is("AND") || t.Is("OR")):
 			return
 		}
 	}
@@ -327,31 +270,31 @@ var operators = map[string]string{"==": "eq", "!=": "ne", ">": "above", "<": "be
 
 func (p *parser) condition() *expr {
 	key := p.tok()
-	if key.kind != 'w' || key.is("AND") || key.is("OR") {
+	if key.Kind != Word || key.Is("AND") || key.Is("OR") {
 		return p.lost("want a condition such as c_make == \"A\", got %s", key)
 	}
 	p.i++
 	name := p.tok()
-	op, ok := operators[strings.ToLower(name.s)]
-	if !ok || name.kind == 's' {
+	op, ok := operators[strings.ToLower(name.Text)]
+	if !ok || name.Kind == Quoted {
 		return p.lost("%s is not an operator; want one of == != > < >= => <= contains matcheswords startswith endswith matchesregex", name)
 	}
 	p.i++
 	v := p.tok()
-	if v.kind != 'w' && v.kind != 's' || v.is("AND") || v.is("OR") {
-		return p.lost("want a value after %s, got %s", name.s, v)
+	if v.Kind != Word && v.Kind != Quoted || v.Is("AND") || v.Is("OR") {
+		return p.lost("want a value after %s, got %s", name.Text, v)
 	}
 	p.i++
 	if p.conditions++; p.conditions > MaxConditions {
 		return &expr{cond: &rules.Condition{}}
 	}
 	before := p.faults.Len()
-	c := &rules.Condition{Field: p.field(key), Op: op, Value: v.s}
+	c := &rules.Condition{Field: p.field(key), Op: op, Value: v.Text}
 	switch op {
 	case "above", "below", "min", "max":
-		f, err := strconv.ParseFloat(v.s, 64)
+		f, err := strconv.ParseFloat(v.Text, 64)
 		if err != nil || f-f != 0 {
-			p.fault(v.at, "%s is not a number, and %s compares numbers", v, name.s)
+			p.fault(v.At, "%s is not a number, and %s compares numbers", v, name.Text)
 			return &expr{cond: c}
 		}
 		c.Op, c.Value = "range", ""
@@ -360,9 +303,9 @@ func (p *parser) condition() *expr {
 		p.note("matcheswords is read as: the value has these words in it, next to each other")
 	}
 	if c.Field == "kind" {
-		kind, ok := map[string]string{"imp": "impression", "click": "click", "conv": "conversion"}[strings.ToLower(v.s)]
+		kind, ok := map[string]string{"imp": "impression", "click": "click", "conv": "conversion"}[strings.ToLower(v.Text)]
 		if !ok || op != "eq" && op != "ne" {
-			p.fault(v.at, "d_event is == or != imp, click or conv, got %s", v)
+			p.fault(v.At, "d_event is == or != imp, click or conv, got %s", v)
 		}
 		c.Value = kind
 	}
@@ -370,9 +313,9 @@ func (p *parser) condition() *expr {
 	r := rules.Rule{ID: "x", When: []rules.Condition{*c}, Then: []string{"k:x=y"}}
 	if err := r.Validate(empty); err != nil && p.faults.Len() == before {
 		for _, f := range taxonomy.Faults(err) {
-			at := v.at
+			at := v.At
 			if strings.HasSuffix(f.Field, "field") {
-				at = key.at
+				at = key.At
 			}
 			p.fault(at, "%w", f.Err)
 		}
@@ -381,10 +324,10 @@ func (p *parser) condition() *expr {
 }
 
 // field is what a key is here.
-func (p *parser) field(key token) string {
-	prefix, rest, ok := strings.Cut(key.s, "_")
+func (p *parser) field(key Token) string {
+	prefix, rest, ok := strings.Cut(key.Text, "_")
 	if !ok || rest == "" || len(prefix) != 1 {
-		return "prop." + key.s
+		return "prop." + key.Text
 	}
 	switch strings.ToLower(prefix) {
 	case "c":
@@ -393,21 +336,21 @@ func (p *parser) field(key token) string {
 		if rest == "event" {
 			return "kind"
 		}
-		p.note("%s is a signal that Audience Manager adds itself; here it is the property %s, which the page or the import must send", key.s, rest)
+		p.note("%s is a signal that Audience Manager adds itself; here it is the property %s, which the page or the import must send", key.Text, rest)
 		return "prop." + rest
 	case "h":
 		switch strings.ToLower(rest) {
 		case "host":
 			return "host"
 		case "referer", "referrer":
-			p.note("%s is compared with the referrer's host; the rest of the referrer is never kept", key.s)
+			p.note("%s is compared with the referrer's host; the rest of the referrer is never kept", key.Text)
 			return "ref"
 		}
-		p.note("%s is a header, which is never kept; here it is the property %s, which the page must send", key.s, rest)
+		p.note("%s is a header, which is never kept; here it is the property %s, which the page must send", key.Text, rest)
 		return "prop." + rest
 	case "p":
-		p.note("%s is evaluated and never stored, here too: the page sends it as the property p_%s, and the rule holds from publication on", key.s, rest)
+		p.note("%s is evaluated and never stored, here too: the page sends it as the property p_%s, and the rule holds from publication on", key.Text, rest)
 		return "prop.p_" + rest
 	}
-	return "prop." + key.s
+	return "prop." + key.Text
 }
