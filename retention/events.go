@@ -19,12 +19,29 @@ type StoredEvent struct {
 // Day returns the event's UTC day, which decides its life.
 func (e *StoredEvent) Day() taxonomy.Day { return e.Record.Event.Time.Day() }
 
+// CopiesApart is how far apart in receipt two copies of an event may be (R10).
+const CopiesApart = 48 * taxonomy.Hour
+
+// Hides reports whether readers see the first of two events with one site, visitor
+// and event ID in place of the second: it goes before it by (receipt, writer, seq),
+// and they are copies, by at most CopiesApart, or, as the same row of a file, at
+// whatever distance (R13): a fold that began again may have met them in another
+// order, and stored the one and then the other.
+func Hides(a, b *StoredEvent) bool {
+	apart := b.Record.Received - a.Record.Received
+	if apart < 0 || apart == 0 && a.Ref.Compare(b.Ref) >= 0 {
+		return false
+	}
+	row := a.Record.Import
+	return apart <= CopiesApart || !row.IsZero() && row == b.Record.Import
+}
+
 // Events keeps what visitors did, by (day, visitor, writer, seq), each to the
 // start of day d+90. What is over is never returned, also before it is removed.
 //
-// Copies of one event (site, visitor, event ID) that lie within 48 h of each
-// other may both be stored; readers see one, that with the least (receipt,
-// writer, seq) (R10): that is the engine's part.
+// Copies of one event (site, visitor, event ID) may both be stored; readers see
+// one, that with the least (receipt, writer, seq): that is the engine's part, by
+// Hides.
 type Events interface {
 	// Put stores events and returns when they are durable. Those whose life is
 	// over are skipped (R17). The engine keeps no reference to them.

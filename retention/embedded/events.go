@@ -27,9 +27,6 @@ const (
 )
 
 const (
-	// copiesApart is how far apart in receipt two copies must be to be two
-	// events (R10).
-	copiesApart = 48 * taxonomy.Hour
 	// copyDays is how many days apart the days of two copies can be: receipts at
 	// most 48 h apart, an event at most 24 h before its receipt and 5 minutes
 	// after (R20), so 72 h and 5 minutes, which may touch five days.
@@ -188,7 +185,7 @@ func (e *events) visitor(ctx context.Context, v taxonomy.VisitorKey, from, to ta
 }
 
 // copies says which of one visitor's events are hidden: those that have a copy
-// whose (receipt, writer, seq) is less and at most 48 h before (R10).
+// which is seen in their place (R10).
 func copies(list []retention.StoredEvent) (hidden []bool) {
 	hidden = make([]bool, len(list))
 	type id struct {
@@ -205,12 +202,11 @@ func copies(list []retention.StoredEvent) (hidden []bool) {
 		}
 		k := id{list[i].Record.Site, list[i].Record.Event.ID}
 		for _, j := range at[k] {
-			a, b := i, j // of which a is first
-			if ra, rb := list[a].Record.Received, list[b].Record.Received; rb < ra || rb == ra && list[b].Ref.Compare(list[a].Ref) < 0 {
-				a, b = b, a
-			}
-			if list[b].Record.Received-list[a].Record.Received <= copiesApart {
-				hidden[b] = true
+			switch a, b := &list[i], &list[j]; {
+			case retention.Hides(a, b):
+				hidden[j] = true
+			case retention.Hides(b, a):
+				hidden[i] = true
 			}
 		}
 		at[k] = append(at[k], i)

@@ -90,6 +90,23 @@ func Events(t *testing.T, open Opener[retention.Events]) {
 		wantVisitor(b, Visitor(1), 2)
 		wantScan(b, 2)
 	})
+	statement(t, open, "CopiesOfARowOfAFileAreOneHoweverFarApart", func(b B) { // R13
+		r := b.clock.Now()
+		day := r - 20*taxonomy.OneDay
+		late, first := eventAt(Visitor(1), day, r, 1, 1), eventAt(Visitor(1), day, r-5*taxonomy.OneDay, 1, 2)
+		late.Record.Import = taxonomy.ImportRow{File: [16]byte{1}, Row: 3}
+		first.Record.Import = late.Record.Import
+		put(b, late, first)
+		if got := wantVisitor(b, Visitor(1), 1); got[0].Ref != first.Ref {
+			b.t.Fatalf("got the copy of %v, want that received first, %v", got[0].Ref, first.Ref)
+		}
+		other := eventAt(Visitor(1), day, r-5*taxonomy.OneDay, 1, 3) // another row of that ID is another event
+		other.Record.Received -= 3 * taxonomy.OneDay
+		other.Record.Import = taxonomy.ImportRow{File: [16]byte{1}, Row: 4}
+		put(b, other)
+		wantVisitor(b, Visitor(1), 2)
+		wantScan(b, 2)
+	})
 	statement(t, open, "OtherSitesAndVisitorsHaveNoCopies", func(b B) { // R10
 		r := b.clock.Now()
 		other := eventAt(Visitor(1), r, r, 1, 2)

@@ -60,7 +60,7 @@ func drawEvent(t *rapid.T, now taxonomy.Millis, seq *uint64) retention.StoredEve
 		r.Event.Time = day.Start() + taxonomy.Millis(rapid.Int64Range(0, int64(taxonomy.OneDay)-1).Draw(t, "time of day"))
 		r.Event.Kind = taxonomy.EventFact
 		r.Event.ID[1], r.Event.ID[2], r.Event.ID[3] = 0xff, byte(day), byte(day>>8)
-		r.Import.File[3], r.Import.Row = 9, rapid.Uint32().Draw(t, "row")
+		r.Import.File[3], r.Import.Row = 9, uint32(rapid.IntRange(0, 2).Draw(t, "row"))
 	} else {
 		r.Event.Time = received - taxonomy.Millis(rapid.Int64Range(-int64(5*taxonomy.Minute), int64(taxonomy.OneDay)).Draw(t, "before receipt"))
 		r.Event.ID[0] = rapid.Byte().Filter(func(b byte) bool { return b < 3 }).Draw(t, "id")

@@ -106,12 +106,16 @@ func (m *modelEvents) walk(ctx context.Context, from, to taxonomy.Day, want func
 			return a.Ref.Compare(b.Ref)
 		})
 		// A copy is hidden by any that came before it by at most 48 h, hidden or
-		// not, so that one needs to look no further than that.
-		kept := c[:1:1]
-		for i := 1; i < len(c); i++ {
-			if c[i].Record.Received-c[i-1].Record.Received > copiesApart {
+		// not, so that one needs to look no further than that; and by the same row of
+		// a file, whenever that came.
+		kept := c[:0:0]
+		rows := map[taxonomy.ImportRow]bool{}
+		for i := range c {
+			row := c[i].Record.Import
+			if (i == 0 || c[i].Record.Received-c[i-1].Record.Received > copiesApart) && (row.IsZero() || !rows[row]) {
 				kept = append(kept, c[i])
 			}
+			rows[row] = true
 		}
 		for _, e := range kept {
 			if from <= e.Day() && e.Day() <= to {

@@ -36,6 +36,10 @@ func (s *sim) stepMove() {
 			if err := s.fs.RemoveAll(s.target["data"]); err != nil {
 				s.fatalf("%v", err)
 			}
+			// Elsewhere: a power failure may bring back a part of what was removed
+			// just now.
+			s.places++
+			s.target["data"] = fmt.Sprintf("%s-%d", dataDir, s.places)
 			continue
 		}
 		if errors.Is(err, app.ErrMoved) {
