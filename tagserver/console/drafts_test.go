@@ -147,12 +147,18 @@ func (w *world) draftRoutes(m *http.ServeMux, answer func(http.ResponseWriter, i
 
 // draftPages are the pages of drafts that a world has.
 func (w *world) draftPages() (out []string) {
-	for _, d := range w.drafts {
+	for i, d := range w.drafts {
 		p := base + "/drafts/" + d.Kind + "/" + url.PathEscape(d.ID)
-		out = append(out, p, p+"?plan=plan-1&of=3", p+"?plan=plan-2&of=1", d.Edit())
+		out = append(out, p)
+		switch {
+		case i == 0: // what is counted looks the same for all
+			out = append(out, p+"?plan=plan-1&of=3", p+"?plan=plan-2&of=1", d.Edit())
+		case d.Kind == "taxonomies":
+			out = append(out, d.Edit(), pathOf("taxonomies", d.ID)+"/food?draft=1")
+		}
 	}
 	if len(w.drafts) > 0 {
-		out = append(out, base+"/operations/plan-1", base+"/operations/plan-2", base+"/taxonomies/products/food?draft=1")
+		out = append(out, base+"/operations/plan-1")
 	}
 	return out
 }
