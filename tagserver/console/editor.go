@@ -296,7 +296,7 @@ type match struct {
 	What   string
 	Where  string
 	Traits []traitView
-	But    string // the condition that does not hold
+	But    string // the condition that does not hold, in words
 	Case   bool
 }
 
@@ -537,7 +537,7 @@ func (c *Console) lookLive(d *editorData, classifier *rules.Classifier) {
 					}
 					d.Matched = append(d.Matched, m)
 				case len(seen.Near) > 0:
-					m.But, m.Case = d.Rule.When[seen.Near[0].When].String(), seen.Near[0].Case
+					m.But, m.Case = d.Rule.When[seen.Near[0].When].Words(), seen.Near[0].Case
 					d.Near = append(d.Near, m)
 				}
 			}
