@@ -238,26 +238,34 @@ func TestNoSumOrDifferenceTellsASmallGroup(t *testing.T) {
 		for _, e := range got.Exclusive {
 			say(e.N, func(c Combination) bool { return c == e.In })
 		}
-		// Sums with signs of up to three statements that are those of a set of cells.
-		var walk func(from, left int, v []int, n int)
-		walk = func(from, left int, v []int, n int) {
-			if slices.Min(v) >= 0 && slices.Max(v) == 1 && n < floor {
-				t.Fatalf("%v: the sum over cells %v is told to be %d", cells, v, n)
+		// Sums with signs of up to three statements: one that is below the floor is that
+		// of no set of cells.
+		var walk func(from int, chosen []int, n int)
+		walk = func(from int, chosen []int, n int) {
+			if n < floor && len(chosen) > 0 {
+				sum := make([]int, len(cells))
+				for _, c := range chosen {
+					of, sign := all[max(c, -c)-1], 1
+					if c < 0 {
+						sign = -1
+					}
+					for j, in := range of.vector {
+						sum[j] += sign * in
+					}
+				}
+				if slices.Min(sum) >= 0 && slices.Max(sum) == 1 {
+					t.Fatalf("%v: the sum over cells %v is told to be %d", cells, sum, n)
+				}
 			}
-			if left == 0 {
+			if len(chosen) == 3 {
 				return
 			}
 			for i := from; i < len(all); i++ {
-				for _, sign := range []int{1, -1} {
-					next := make([]int, len(v))
-					for j := range v {
-						next[j] = v[j] + sign*all[i].vector[j]
-					}
-					walk(i+1, left-1, next, n+sign*all[i].n)
-				}
+				walk(i+1, append(chosen, i+1), n+all[i].n)
+				walk(i+1, append(chosen, -i-1), n-all[i].n)
 			}
 		}
-		walk(0, 3, make([]int, len(cells)), 0)
+		walk(0, make([]int, 0, 3), 0)
 		// Of three groups all pairs tell who is in all of them or in none.
 		at := func(i, j int) Number {
 			k := slices.IndexFunc(got.Pairs, func(p Pair) bool { return p.A == i && p.B == j })

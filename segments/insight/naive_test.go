@@ -38,14 +38,15 @@ var had = []taxonomy.Trait{"c:p/a", "c:p/b", "c:p/s", "c:p/t", "c:q/c"}
 // the facts alone. It knows nothing of plans, blocks and sets of visitors.
 type model struct {
 	*querytest.World
-	day   taxonomy.Day // at whose end it is looked at
+	of    map[int][]querytest.Fact // by visitor
+	day   taxonomy.Day             // at whose end it is looked at
 	inUse []taxonomy.SourceID
 }
 
 // seen reports whether a visitor had a trait on one of the last days.
 func (m *model) seen(visitor int, t taxonomy.Trait, days int) bool {
-	for _, f := range m.Facts {
-		if f.Visitor == visitor && f.Column.Trait == t && f.Day <= m.day && f.Day > m.day-taxonomy.Day(days) && f.Day > today-90 && slices.Contains(m.inUse, f.Column.Source) {
+	for _, f := range m.of[visitor] {
+		if f.Column.Trait == t && f.Day <= m.day && f.Day > m.day-taxonomy.Day(days) && f.Day > today-90 && slices.Contains(m.inUse, f.Column.Source) {
 			return true
 		}
 	}
@@ -87,7 +88,7 @@ const visitors = 24
 
 // drawWorld: up to 24 visitors in two shards, spread over several blocks.
 func drawWorld(t *rapid.T) (*model, []rule, audience.Basis) {
-	m := &model{World: &querytest.World{Shards: 2, Stride: 30_000, Now: today.Start() + 5*taxonomy.Hour, Sets: map[string][]int{}}, day: today, inUse: []taxonomy.SourceID{"shop", "crm"}}
+	m := &model{World: &querytest.World{Shards: 2, Stride: 30_000, Now: today.Start() + 5*taxonomy.Hour, Sets: map[string][]int{}}, of: map[int][]querytest.Fact{}, day: today, inUse: []taxonomy.SourceID{"shop", "crm"}}
 	for v := range visitors {
 		for _, set := range []string{index.SetProfile, index.SetInsight, index.SetGone, index.SetHoldout} {
 			odds := 9
@@ -114,6 +115,9 @@ func drawWorld(t *rapid.T) (*model, []rule, audience.Basis) {
 				m.Facts = append(m.Facts, querytest.Fact{Visitor: v, Day: day, Column: taxonomy.Column{Source: source, Trait: trait}})
 			}
 		}
+	}
+	for _, f := range m.Facts {
+		m.of[f.Visitor] = append(m.of[f.Visitor], f)
 	}
 	// A lookalike's members are those of the last generation, whoever they are.
 	var like []int

@@ -131,8 +131,8 @@ type overlapGroup struct {
 	Archived  bool   `json:"archived"`
 	Visitors  told   `json:"visitors"`
 
-	Letter, Path, Part string
-	Span               span
+	Letter, Path, Part string `json:"-"`
+	Span               span   `json:"-"`
 }
 
 type overlapPair struct {
@@ -141,18 +141,18 @@ type overlapPair struct {
 	Jaccard *float64 `json:"jaccard"`
 	Lift    *float64 `json:"lift"`
 
-	A, B              *overlapGroup
-	PartOfA, PartOfB  string
-	JaccardIs, LiftIs string
+	A, B              *overlapGroup `json:"-"`
+	PartOfA, PartOfB  string        `json:"-"`
+	JaccardIs, LiftIs string        `json:"-"`
 }
 
 type overlapCombined struct {
 	Of       []int `json:"of"`
 	Visitors told  `json:"visitors"`
 
-	Dots  []bool // by group, whether it is in
-	Names []string
-	Span  span
+	Dots  []bool   `json:"-"` // by group, whether it is in
+	Names []string `json:"-"`
+	Span  span     `json:"-"`
 }
 
 func (c *Console) overlap(e echo.Context) (*page, error) {
@@ -254,7 +254,7 @@ type profileReport struct {
 	Nobody     int           `json:"nobody"`
 	LeftOut    int           `json:"left_out"`
 	LastSeen   []profileBand `json:"last_seen"`
-	Part       string
+	Part       string        `json:"-"`
 }
 
 type profileRow struct {
@@ -266,8 +266,8 @@ type profileRow struct {
 	Base      told     `json:"base"`
 	Index     *float64 `json:"index"`
 
-	Path, Share, BaseShare, IndexIs string
-	Lean                            *lean
+	Path, Share, BaseShare, IndexIs string `json:"-"`
+	Lean                            *lean  `json:"-"`
 }
 
 // between is within which bounds the index is, if the members are told within bounds
@@ -287,8 +287,8 @@ type profileBand struct {
 	Members told  `json:"members"`
 	Base    *told `json:"base"`
 
-	When, Share, BaseShare string
-	Span                   span
+	When, Share, BaseShare string `json:"-"`
+	Span                   span   `json:"-"`
 }
 
 // lean draws an index around 100: to the right what members have more often than

@@ -98,7 +98,7 @@ func (w *world) reports(m *http.ServeMux, answer func(http.ResponseWriter, int, 
 			return
 		}
 		cat := func(trait string, members, all any, index float64) map[string]any {
-			k := map[string]any{"trait": "c:products/" + trait, "title": w.titles[taxonomy.Trait("c:products/"+trait)], "members": members, "base": all}
+			k := map[string]any{"trait": "c:products/" + trait, "title": w.titles[taxonomy.Trait("c:products/"+trait)], "members": members, "base": all, "share": 0.5, "base_share": 0.25}
 			if index > 0 {
 				k["index"] = index
 			}

@@ -35,6 +35,12 @@ func TestASessionEndsWithItsKey(t *testing.T) {
 	if got := get(); got != http.StatusOK {
 		t.Errorf("with the key: %d", got)
 	}
+	// Reports ask for more than looking: the page says so.
+	r := httptest.NewRequest(http.MethodGet, base+"/overlap?of=lapsed&of=wine", nil)
+	r.AddCookie(k)
+	if got := s.do(r).StatusCode; got != http.StatusForbidden {
+		t.Errorf("a viewer's report: %d", got)
+	}
 	delete(keys, delivery.HashKey("ebba_viewer"))
 	if got := get(); got != http.StatusSeeOther {
 		t.Errorf("when it is revoked: %d", got)
