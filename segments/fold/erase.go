@@ -32,7 +32,7 @@ func (s *State) erase(k taxonomy.VisitorKey, space taxonomy.Space, at taxonomy.M
 			sh.dirty[o] = struct{}{}
 		}
 	}
-	s.matches.drop(func(c claimKey, _ taxonomy.Millis) bool { return c.visitor == k })
+	s.matches.forget(k)
 	if suc, ok := s.succeeds.get(k); ok {
 		s.erase(suc.old, space, at, eff)
 	}

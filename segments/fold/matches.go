@@ -15,6 +15,7 @@ type matches struct {
 	claims    *table[claimKey, taxonomy.Millis]
 	byVisitor map[destVisitor][]string
 	byID      map[destID][]taxonomy.VisitorKey
+	dests     map[taxonomy.DestinationID]bool // with a claim, or with one before
 }
 
 type destVisitor struct {
@@ -32,6 +33,7 @@ func newMatches() *matches {
 		claims:    newTable('m', claimCodec),
 		byVisitor: map[destVisitor][]string{},
 		byID:      map[destID][]taxonomy.VisitorKey{},
+		dests:     map[taxonomy.DestinationID]bool{},
 	}
 }
 
@@ -51,6 +53,7 @@ func (m *matches) index(k claimKey) {
 	v, i := destVisitor{k.dest, k.visitor}, destID{k.dest, k.id}
 	m.byVisitor[v] = append(m.byVisitor[v], k.id)
 	m.byID[i] = append(m.byID[i], k.visitor)
+	m.dests[k.dest] = true
 }
 
 // drop removes the claims for which over is true.
@@ -60,16 +63,29 @@ func (m *matches) drop(over func(claimKey, taxonomy.Millis) bool) (any bool) {
 			continue
 		}
 		any = true
-		m.claims.remove(k)
-		v, i := destVisitor{k.dest, k.visitor}, destID{k.dest, k.id}
-		if m.byVisitor[v] = slices.DeleteFunc(m.byVisitor[v], func(id string) bool { return id == k.id }); len(m.byVisitor[v]) == 0 {
-			delete(m.byVisitor, v)
-		}
-		if m.byID[i] = slices.DeleteFunc(m.byID[i], func(o taxonomy.VisitorKey) bool { return o == k.visitor }); len(m.byID[i]) == 0 {
-			delete(m.byID, i)
-		}
+		m.remove(k)
 	}
 	return any
+}
+
+// forget removes the claims of a visitor, without a look at those of others.
+func (m *matches) forget(v taxonomy.VisitorKey) {
+	for d := range m.dests {
+		for _, id := range slices.Clone(m.byVisitor[destVisitor{d, v}]) {
+			m.remove(claimKey{d, v, id})
+		}
+	}
+}
+
+func (m *matches) remove(k claimKey) {
+	m.claims.remove(k)
+	v, i := destVisitor{k.dest, k.visitor}, destID{k.dest, k.id}
+	if m.byVisitor[v] = slices.DeleteFunc(m.byVisitor[v], func(id string) bool { return id == k.id }); len(m.byVisitor[v]) == 0 {
+		delete(m.byVisitor, v)
+	}
+	if m.byID[i] = slices.DeleteFunc(m.byID[i], func(o taxonomy.VisitorKey) bool { return o == k.visitor }); len(m.byID[i]) == 0 {
+		delete(m.byID, i)
+	}
 }
 
 // of returns the ID by which a destination knows a visitor, and when it was
