@@ -162,7 +162,10 @@ func TestPlansInTheBackgroundAreBounded(t *testing.T) {
 		s.must(202, "POST", "/plan", changesBees, "Prefer: respond-async")
 		s.over(fmt.Sprint("plan-", i+3))
 	}
-	if n := len(s.api.plans.list); n != keptPlans {
+	s.api.plans.mu.Lock()
+	n := len(s.api.plans.list)
+	s.api.plans.mu.Unlock()
+	if n != keptPlans {
 		t.Errorf("%d are kept", n)
 	}
 	s.must(404, "GET", "/operations/plan-2/result", "")
