@@ -182,7 +182,7 @@ func (st *Store) checkCommitLog(ctx context.Context, add func(fatal bool, what, 
 			return err
 		}
 		if mode == "periodic" {
-			add(false, "a node has commitlog_sync: periodic: killed, it forgets the last 100 ms that it acknowledged, with 3 replicas too, so \"quorum\" promises less than it says",
+			add(false, "a node has commitlog_sync: periodic: killed, it forgets the last 100 ms that it acknowledged (up to 10 s if the commit log is compressed), with 3 replicas too, so \"quorum\" promises less than it says",
 				"set commitlog_sync: group, commitlog_sync_group_window: 10ms and concurrent_writes: 128 in every cassandra.yaml; until then run `nodetool repair` after any node was killed")
 			return nil
 		}

@@ -104,6 +104,9 @@ type era struct {
 	beat    taxonomy.Millis // when the last beat that went through was sent
 	beatN   int64
 	failing bool
+	// broke: there was an outage, after which not all rows were written again that
+	// the cluster may have forgotten; renewing: that is under way.
+	broke, renewing bool
 }
 
 // deadWriter is an earlier writer of this folder.

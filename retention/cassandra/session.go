@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -68,6 +69,9 @@ func dial(o Options, keyspace string, anywhere bool) (*session, error) {
 	if o.User != "" {
 		c.Authenticator = gocql.PasswordAuthenticator{Username: o.User, Password: o.Password}
 	}
+	if o.dial != nil {
+		c.Dialer = o.dial
+	}
 	if o.TLS != nil {
 		c.SslOpts = &gocql.SslOptions{Config: o.TLS, EnableHostVerification: !o.TLS.InsecureSkipVerify}
 	}
@@ -76,6 +80,13 @@ func dial(o Options, keyspace string, anywhere bool) (*session, error) {
 		return nil, err
 	}
 	return &session{cql: s, after: o.After}, nil
+}
+
+// dialer opens a connection of the driver.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return d(ctx, network, address)
 }
 
 // quiet is the driver's log: what matters of it comes as errors.

@@ -48,6 +48,9 @@ type Options struct {
 	// the server's.
 	AnyClock bool
 
+	// dial opens connections instead of the driver, for tests that break them. The
+	// driver does not bound how long it takes.
+	dial dialer
 	// slack is added to every TTL in tests whose clock is not the server's.
 	slack time.Duration
 	// shared is the session of several stores of a test, which none closes.

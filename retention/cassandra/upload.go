@@ -41,9 +41,10 @@ func (l *Log) keep(ctx context.Context, e *era) {
 		l.trouble(e, "beat", err)
 		if now := l.st.o.Now(); now-renewed > taxonomy.Hour {
 			renewed = now
-			if err := l.renew(ctx, e); err != nil && ctx.Err() == nil {
-				l.logger.Error("rows of the log that no checkpoint covers could not be written again", "err", err)
-			}
+			l.renewBeside(ctx, e, now-renewAfter)
+		}
+		if err == nil && e.mended() {
+			l.renewBeside(ctx, e, math.MaxInt64)
 		}
 		l.wait(ctx, l.o.Life/4)
 	}
@@ -83,10 +84,44 @@ func (l *Log) next() bool {
 	return true
 }
 
-// renew writes again the own rows that are older than renewAfter and that no
-// checkpoint covers, so that they do not end before they are folded (R5).
-func (l *Log) renew(ctx context.Context, e *era) error {
-	old := l.st.o.Now() - renewAfter
+// mended reports whether an outage is over after which nothing was written again.
+func (e *era) mended() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.broke && !e.failing && !e.renewing
+}
+
+// renewBeside is renew beside the beats, which must not wait for it. One at a time:
+// what could not be done is done with the next.
+func (l *Log) renewBeside(ctx context.Context, e *era, old taxonomy.Millis) {
+	e.mu.Lock()
+	if e.renewing {
+		e.mu.Unlock()
+		return
+	}
+	all := e.broke
+	e.renewing, e.broke = true, false
+	e.mu.Unlock()
+	if all {
+		old = math.MaxInt64
+	}
+	e.wg.Go(func() {
+		err := l.renew(ctx, e, old)
+		e.mu.Lock()
+		e.renewing, e.broke = false, e.broke || all && err != nil
+		e.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			l.logger.Error("rows of the log that no checkpoint covers could not be written again; it is tried again", "err", err)
+		}
+	})
+}
+
+// renew writes again the own rows that are older than a time and that no checkpoint
+// covers: after renewAfter, so that they do not end before they are folded (R5),
+// and all of them after an outage. For a cluster that was killed may have forgotten
+// what it had acknowledged (commitlog_sync: periodic; a disk that was replaced), and
+// at a hole everybody waits (R3) for who alone has the row.
+func (l *Log) renew(ctx context.Context, e *era, old taxonomy.Millis) error {
 	for g := range l.o.Groups {
 		group := taxonomy.Group(g)
 		l.mu.Lock()
@@ -138,6 +173,7 @@ func (l *Log) trouble(e *era, what string, err error) {
 	e.mu.Lock()
 	was := e.failing
 	e.failing = err != nil
+	e.broke = e.broke || e.failing
 	e.mu.Unlock()
 	switch {
 	case err != nil && !was:
