@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ebb-dmp/ebb/retention"
@@ -23,6 +24,7 @@ type icy struct {
 	retention.Keyed
 	retention.Blobs
 	delivery.Transport
+	mu       sync.Mutex // held while it is frozen: all of it is
 	at       int
 	do       func()
 	atSend   bool // what it was frozen before was a chunk's sending
@@ -31,6 +33,8 @@ type icy struct {
 }
 
 func (i *icy) step(send bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	if i.resumed && send {
 		i.sentLate++
 	}
