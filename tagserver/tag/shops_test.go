@@ -126,6 +126,9 @@ func TestLongShopSnippetsInABrowser(t *testing.T) {
 						}
 					}
 				}
+				for i := range q.Body.Events {
+					q.Body.Events[i].ID = "" // random: it may hold any digits
+				}
 				if raw, _ := json.Marshal(q.Body); strings.Contains(string(raw), "000000042") || strings.Contains(string(raw), "10023") {
 					t.Errorf("an order's number was sent: %s", raw)
 				}
