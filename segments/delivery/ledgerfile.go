@@ -135,7 +135,7 @@ func (l *Ledger) write(to io.Writer, shards int) error {
 			b = binary.AppendUvarint(b, n)
 			var last uint32
 			for w := l.IDs.walk(s); w.next(); last = w.ordinal {
-				b = append(binary.AppendUvarint(binary.AppendUvarint(b, uint64(w.ordinal-last)), uint64(len(w.id))), w.id...)
+				b = appendID(b, w.ordinal-last, w.id)
 				if len(b) < flushAt {
 					continue
 				}

@@ -295,8 +295,9 @@ func (w *idWriter) add(shard int, ordinal uint32, id string) error {
 	return nil
 }
 
-func appendID(b []byte, delta uint32, id string) []byte {
-	return appendString(binary.AppendUvarint(b, uint64(delta)), id)
+// appendID appends an entry.
+func appendID[S string | []byte](b []byte, delta uint32, id S) []byte {
+	return append(binary.AppendUvarint(binary.AppendUvarint(b, uint64(delta)), uint64(len(id))), id...)
 }
 
 // seal ends the block; the next is of a shard.
