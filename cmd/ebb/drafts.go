@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,8 +41,10 @@ Examples:
 type draftAnswer struct {
 	ID        string    `json:"id"`
 	Kind      string    `json:"kind"`
+	Version   uint64    `json:"version"`
 	Base      uint64    `json:"base"`
 	Published uint64    `json:"published"`
+	Stands    string    `json:"stands"`
 	Changed   time.Time `json:"changed"`
 	Authors   []string  `json:"authors"`
 	Faults    []struct {
@@ -51,21 +52,6 @@ type draftAnswer struct {
 		Message  string `json:"message"`
 	} `json:"faults"`
 	Definition json.RawMessage `json:"definition"`
-}
-
-// standing says a draft's relation to what is published.
-func (d *draftAnswer) standing() string {
-	switch {
-	case d.Base == d.Published && d.Base == 0:
-		return "new"
-	case d.Base == d.Published:
-		return fmt.Sprintf("of version %d", d.Base)
-	case d.Published == 0:
-		return fmt.Sprintf("of version %d, which was deleted since", d.Base)
-	case d.Base == 0:
-		return fmt.Sprintf("begun as new; version %d was published since", d.Published)
-	}
-	return fmt.Sprintf("of version %d; version %d was published since", d.Base, d.Published)
 }
 
 // draftArg names a draft.
@@ -104,26 +90,15 @@ func (draftsList) Help() string {
 func (draftsList) Run(c *cli.Context) error {
 	return reach(c, func(cl *client.Client) error {
 		rows := cli.Rows{Head: []string{"DRAFT", "STANDS", "SAVED BY", "SAVED"}}
-		all := []json.RawMessage{}
-		for cursor := ""; ; {
-			var page struct {
-				Items []json.RawMessage `json:"items"`
-				Next  string            `json:"next"`
+		all, err := client.ListOf[json.RawMessage](c, cl, "/api/v1/drafts")
+		for i := 0; err == nil && i < len(all); i++ {
+			var d draftAnswer
+			if err = json.Unmarshal(all[i], &d); err == nil {
+				rows.Add(oneOf(d.Kind)+"/"+d.ID, d.Stands, strings.Join(d.Authors, ", "), when(d.Changed))
 			}
-			if _, err := cl.Get(c, "/api/v1/drafts?limit=1000&cursor="+url.QueryEscape(cursor), &page); err != nil {
-				return fmt.Errorf("list the drafts: %w", err)
-			}
-			for _, raw := range page.Items {
-				var d draftAnswer
-				if err := json.Unmarshal(raw, &d); err != nil {
-					return fmt.Errorf("list the drafts: %w", err)
-				}
-				rows.Add(oneOf(d.Kind)+"/"+d.ID, d.standing(), strings.Join(d.Authors, ", "), when(d.Changed))
-			}
-			all = append(all, page.Items...)
-			if cursor = page.Next; cursor == "" {
-				break
-			}
+		}
+		if err != nil {
+			return fmt.Errorf("list the drafts: %w", err)
 		}
 		return c.Print(all, rows)
 	})
@@ -160,7 +135,7 @@ func (x draftsShow) Run(c *cli.Context) error {
 		}
 		var rows cli.Rows
 		rows.Add("draft", x.Draft)
-		rows.Add("stands", d.standing())
+		rows.Add("stands", d.Stands)
 		rows.Add("saved", when(d.Changed))
 		rows.Add("saved by", strings.Join(d.Authors, ", "))
 		for _, f := range d.Faults {
@@ -294,7 +269,7 @@ func (x draftsSave) Run(c *cli.Context) error {
 				return fmt.Errorf("save the draft of %s: %w", n.draft, err)
 			}
 			docs = append(docs, raw)
-			rows.Add(n.draft, d.standing(), len(d.Faults))
+			rows.Add(n.draft, d.Stands, len(d.Faults))
 		}
 		return c.Print(docs, rows)
 	})
@@ -345,7 +320,7 @@ func (x draftsPublish) Run(c *cli.Context) error {
 		if d.Published == 0 {
 			condition, value = "If-None-Match", "*"
 		}
-		raw, tag, err := cl.Send(c, http.MethodPost, path+"/publish", condition, value, nil, &struct{}{})
+		raw, tag, err := cl.Send(c, http.MethodPost, fmt.Sprintf("%s/publish?draft=%d", path, d.Version), condition, value, nil, &struct{}{})
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}

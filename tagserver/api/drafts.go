@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -44,8 +45,10 @@ type (
 	draftView[R any] struct {
 		ID         string                   `json:"id"`
 		Kind       string                   `json:"kind"`
+		Version    uint64                   `json:"version" doc:"Of the draft, as in its ETag."`
 		Base       uint64                   `json:"base" doc:"The version that was published when the draft was begun, 0 if there was none."`
 		Published  uint64                   `json:"published" doc:"The version that is published now: other than base if somebody else published meanwhile."`
+		Stands     string                   `json:"stands" doc:"How it stands to what is published, in words."`
 		Changed    time.Time                `json:"changed"`
 		Authors    []string                 `json:"authors" doc:"Who saved it, by the IDs of their keys; who saved it last stands at the end."`
 		Definition R                        `json:"definition"`
@@ -57,6 +60,7 @@ type (
 		Version   uint64    `json:"version" doc:"Of the draft."`
 		Base      uint64    `json:"base"`
 		Published uint64    `json:"published"`
+		Stands    string    `json:"stands" doc:"How it stands to what is published, in words."`
 		Changed   time.Time `json:"changed"`
 		Authors   []string  `json:"authors" doc:"Who saved it; who saved it last stands at the end."`
 	}
@@ -69,8 +73,25 @@ type (
 		ID          string `path:"id" maxLength:"64"`
 		IfMatch     string `header:"If-Match" maxLength:"256" doc:"The ETag of what is published: replaces that version only."`
 		IfNoneMatch string `header:"If-None-Match" maxLength:"256" doc:"*, if nothing is published yet."`
+		Draft       uint64 `query:"draft" doc:"The version of the draft that was looked at: if it was saved since, nothing is published. 0: whatever it says now."`
 	}
 )
+
+// stands says how a draft that was begun from one version stands to the version that
+// is published; 0 is none.
+func stands(base, published uint64) string {
+	switch {
+	case base == published && base == 0:
+		return "new"
+	case base == published:
+		return fmt.Sprintf("of version %d", base)
+	case published == 0:
+		return fmt.Sprintf("of version %d, which was deleted since", base)
+	case base == 0:
+		return fmt.Sprintf("begun as new; version %d was published since", published)
+	}
+	return fmt.Sprintf("of version %d; version %d was published since", base, published)
+}
 
 // draftKinds are where drafts of a kind are kept.
 var draftKinds = map[defs.Kind]defs.Kind{defs.Taxonomy: defs.DraftTaxonomy, defs.Rule: defs.DraftRule}
@@ -93,7 +114,7 @@ func (a *API) drafting() {
 						return nil, a.fail("list the drafts", err)
 					}
 					now, _ := w.snap.Get(k.kind, doc.ID)
-					all = append(all, draftItem{k.path, doc.ID, doc.Version, d.Base, now.Version, doc.Changed.Time(), append([]string{}, d.Authors...)})
+					all = append(all, draftItem{k.path, doc.ID, doc.Version, d.Base, now.Version, stands(d.Base, now.Version), doc.Changed.Time(), append([]string{}, d.Authors...)})
 				}
 			}
 			key := func(d *draftItem) string { return d.Kind + "/" + d.ID }
@@ -207,7 +228,7 @@ func (r *resource[T, R]) draft(w *world, id string) (doc defs.Doc, d draftDoc, t
 // showDraft shows a draft with what is wrong with it.
 func (r *resource[T, R]) showDraft(w *world, doc defs.Doc, d draftDoc, t *T) (*draftOut[R], error) {
 	now, ok := w.snap.Get(r.kind, doc.ID)
-	v := draftView[R]{ID: doc.ID, Kind: r.path, Base: d.Base, Published: now.Version, Changed: doc.Changed.Time(), Authors: append([]string{}, d.Authors...), Definition: r.show(t, ""), Faults: []tagserver.ProblemError{}}
+	v := draftView[R]{ID: doc.ID, Kind: r.path, Version: doc.Version, Base: d.Base, Published: now.Version, Stands: stands(d.Base, now.Version), Changed: doc.Changed.Time(), Authors: append([]string{}, d.Authors...), Definition: r.show(t, ""), Faults: []tagserver.ProblemError{}}
 	var old *T
 	if ok {
 		var err error
@@ -312,6 +333,9 @@ func (r *resource[T, R]) publish(ctx context.Context, a *API, in *publishIn) (*d
 	var t, old *T
 	if err == nil {
 		doc, _, t, err = r.draft(w, in.ID)
+	}
+	if err == nil && in.Draft != 0 && in.Draft != doc.Version {
+		err = newProblem(http.StatusPreconditionFailed, codeChanged, "%s is of version %d now, not %d: somebody saved it since; read it again", r.draftName(in.ID), doc.Version, in.Draft)
 	}
 	version := uint64(0)
 	if err == nil && in.IfNoneMatch == "*" {

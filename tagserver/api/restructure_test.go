@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -149,8 +150,9 @@ func TestADraftIsInNobodysCountsUntilItIsPublished(t *testing.T) {
 	s.must(428, "PUT", draft, `{"then":["c:mine/none"]}`)
 	a := s.must(201, "PUT", draft, `{"sites":["shop"],"then":["c:mine/none"]}`, "If-None-Match: *")
 	var d struct {
-		Base, Published uint64
-		Faults          []struct{ Location string }
+		Version, Base, Published uint64
+		Stands                   string
+		Faults                   []struct{ Location string }
 	}
 	a.into(t, &d)
 	if d.Base != 1 || d.Published != 1 || len(d.Faults) != 1 || d.Faults[0].Location != "definition.then[0]" {
@@ -169,18 +171,21 @@ func TestADraftIsInNobodysCountsUntilItIsPublished(t *testing.T) {
 	s.must(201, "PUT", "/taxonomies/new/draft", `{"title":"New","categories":[{"id":"x","title":"X"}]}`, "If-None-Match: *")
 	var list page[draftItem]
 	s.must(200, "GET", "/drafts", "").into(t, &list)
-	if len(list.Items) != 2 || list.Items[0].Kind != "rules" || list.Items[0].Version != 2 || list.Items[1].ID != "new" || list.Items[1].Published != 0 {
+	if len(list.Items) != 2 || list.Items[0].Kind != "rules" || list.Items[0].Version != 2 || list.Items[1].Stands != "new" || list.Items[1].ID != "new" || list.Items[1].Published != 0 {
 		t.Errorf("%+v", list.Items)
 	}
 	// Somebody publishes meanwhile: the draft says so, and takes that version's place only.
 	s.must(200, "PUT", "/rules/r1", `{"sites":["shop"],"title":"Other","then":["c:mine/b"]}`, `If-Match: "1"`)
 	s.must(200, "GET", draft, "").into(t, &d)
-	if d.Base != 1 || d.Published != 2 {
+	if d.Base != 1 || d.Published != 2 || d.Stands != "of version 1; version 2 was published since" {
 		t.Errorf("%+v", d)
 	}
 	s.must(428, "POST", draft+"/publish", "")
 	s.must(412, "POST", draft+"/publish", "", `If-Match: "1"`)
-	if a := s.must(200, "POST", draft+"/publish", "", `If-Match: "2"`); a.head.Get("ETag") != `"3"` || !strings.Contains(string(a.body), "c:mine/a") {
+	// And somebody saves the draft: what was looked at is what is published, or nothing is.
+	s.must(412, "POST", fmt.Sprintf("%s/publish?draft=%d", draft, d.Version-1), "", `If-Match: "2"`)
+	s.must(422, "POST", draft+"/publish?draft=new", "", `If-Match: "2"`)
+	if a := s.must(200, "POST", fmt.Sprintf("%s/publish?draft=%d", draft, d.Version), "", `If-Match: "2"`); a.head.Get("ETag") != `"3"` || !strings.Contains(string(a.body), "c:mine/a") {
 		t.Errorf("published: %v %s", a.head, a.body)
 	}
 	s.must(404, "GET", draft, "")

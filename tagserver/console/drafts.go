@@ -35,6 +35,7 @@ type draftItem struct {
 	Version   uint64    `json:"version"`
 	Base      uint64    `json:"base"`
 	Published uint64    `json:"published"`
+	Stands    string    `json:"stands"`
 	Changed   time.Time `json:"changed"`
 	Authors   []string  `json:"authors"`
 }
@@ -63,21 +64,6 @@ func andList(names []string) string {
 
 // Behind reports whether somebody published, or deleted, since it was begun.
 func (d *draftItem) Behind() bool { return d.Base != d.Published }
-
-// Stands says how it stands to what is published.
-func (d *draftItem) Stands() string {
-	switch {
-	case !d.Behind() && d.Base == 0:
-		return "new"
-	case !d.Behind():
-		return fmt.Sprintf("of version %d", d.Base)
-	case d.Published == 0:
-		return fmt.Sprintf("of version %d, which was deleted since", d.Base)
-	case d.Base == 0:
-		return fmt.Sprintf("begun as new; version %d was published since", d.Published)
-	}
-	return fmt.Sprintf("of version %d; version %d was published since", d.Base, d.Published)
-}
 
 // Path is its page, Edit the page on which it is changed.
 func (d *draftItem) Path() string { return pathOf("drafts/"+d.Kind, d.ID) }
@@ -234,8 +220,6 @@ func (c *Console) draftPage(e echo.Context, d *draftData) (*page, error) {
 	}
 	d.draftItem, d.Faults = doc.draftItem, doc.Faults
 	d.draftItem.Kind, d.One, d.Title, d.Back = kind, of.one, cmp.Or(doc.Definition.Title, id), base+"/"+kind
-	// The version stands in the ETag alone.
-	d.Version, _ = strconv.ParseUint(strings.Trim(doc.tag, `"`), 10, 64)
 	if d.Published > 0 {
 		d.Tag = fmt.Sprintf("%q", strconv.FormatUint(d.Published, 10))
 	}
@@ -297,43 +281,38 @@ func (c *Console) drafted(e echo.Context) (*page, error) {
 		}
 	case "publish", "discard":
 		// What is published, or discarded, is what was looked at.
-		now, err := draftOf[json.RawMessage](c, e, kind, id)
+		seen := field(e, "draft")
+		if do == "discard" {
+			_, d.No, err = c.ask(e, http.MethodDelete, of, nil, nil, "If-Match", strconv.Quote(seen))
+		} else if tag := field(e, "tag"); tag != "" {
+			h, d.No, err = c.ask(e, http.MethodPost, of+"/publish?draft="+url.QueryEscape(seen), nil, nil, "If-Match", tag)
+		} else {
+			h, d.No, err = c.ask(e, http.MethodPost, of+"/publish?draft="+url.QueryEscape(seen), nil, nil, "If-None-Match", "*")
+		}
 		if err != nil {
 			return nil, err
 		}
-		if now == nil {
-			return nil, errNothing
-		}
-		if seen := field(e, "draft"); strings.Trim(now.tag, `"`) != seen {
-			d.Note = now.Last() + " saved this draft since you looked at it. What it says now stands below."
-			d.No = &refusal{Problem: tagserver.Problem{Status: http.StatusPreconditionFailed}}
-			break
-		}
-		if do == "discard" {
-			_, d.No, err = c.ask(e, http.MethodDelete, of, nil, nil, "If-Match", now.tag)
-			if err != nil {
-				return nil, err
-			}
-			if d.No == nil {
+		if d.No == nil {
+			if do == "discard" {
 				return done(e, base+"/"+kind)
 			}
-			break
-		}
-		condition := []string{"If-Match", field(e, "tag")}
-		if field(e, "tag") == "" {
-			condition = []string{"If-None-Match", "*"}
-		}
-		if h, d.No, err = c.ask(e, http.MethodPost, of+"/publish", nil, nil, condition...); err != nil {
-			return nil, err
-		}
-		if d.No == nil {
 			if op, ok := strings.CutPrefix(h.Get("Operation-Location"), "/api/v1/operations/"); ok {
 				return done(e, base+"/operations/"+op)
 			}
 			return done(e, pathOf(drafting[kind].editor, id))
 		}
 		if d.No.Status == http.StatusPreconditionFailed || d.No.Status == http.StatusNotFound {
-			d.Note = "Somebody published or deleted this " + drafting[kind].one + " since you looked at it. What would change now stands below; publish again to put the draft in its place."
+			now, err := draftOf[json.RawMessage](c, e, kind, id)
+			switch {
+			case err != nil:
+				return nil, err
+			case now == nil:
+				return nil, errNothing
+			case strconv.FormatUint(now.Version, 10) != seen:
+				d.Note = now.Last() + " saved this draft since you looked at it. What it says now stands below."
+			default:
+				d.Note = "Somebody published or deleted this " + drafting[kind].one + " since you looked at it. What would change now stands below; publish again to put the draft in its place."
+			}
 			d.No.Status = http.StatusPreconditionFailed
 		}
 	default:

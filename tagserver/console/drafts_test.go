@@ -37,13 +37,13 @@ func (w *world) someDrafts() []*fakeDraft {
 	wine.Title, wine.Then = "Wine and beer", []string{"c:products/wine", "c:products/food"}
 	food := w.taxonomies[0]
 	food.Categories = append(slices.Clone(food.Categories), tree.Category{ID: "tea", Title: "Tea", Parents: []string{"food"}})
-	item := func(kind, id string, version, base, published uint64, authors ...string) draftItem {
-		return draftItem{kind, id, version, base, published, w.now.Time(), authors}
+	item := func(kind, id, stands string, version, base, published uint64, authors ...string) draftItem {
+		return draftItem{kind, id, version, base, published, stands, w.now.Time(), authors}
 	}
 	return []*fakeDraft{
-		{item("rules", "wine", 3, 1, 1, "ann", "admin"), asJSON(wine), nil},
-		{item("rules", "tea", 1, 0, 0, "ann"), asJSON(rules.Rule{ID: "tea", Then: []string{"c:products/none"}}), []tagserver.ProblemError{{Location: "definition.then[0]", Message: "no such category"}}},
-		{item("taxonomies", "products", 2, 1, 2, "ann"), asJSON(food), nil},
+		{item("rules", "wine", "of version 1", 3, 1, 1, "ann", "admin"), asJSON(wine), nil},
+		{item("rules", "tea", "new", 1, 0, 0, "ann"), asJSON(rules.Rule{ID: "tea", Then: []string{"c:products/none"}}), []tagserver.ProblemError{{Location: "definition.then[0]", Message: "no such category"}}},
+		{item("taxonomies", "products", "of version 1; version 2 was published since", 2, 1, 2, "ann"), asJSON(food), nil},
 	}
 }
 
@@ -104,6 +104,10 @@ func (w *world) draftRoutes(m *http.ServeMux, answer func(http.ResponseWriter, i
 		answer(rw, 200, d)
 	})
 	m.HandleFunc("DELETE"+at, found(func(rw http.ResponseWriter, r *http.Request, d *fakeDraft) {
+		if r.Header.Get("If-Match") != fmt.Sprintf(`"%d"`, d.Version) {
+			changed(rw)
+			return
+		}
 		note(r, r.Header.Get("If-Match"))
 		w.drafts = slices.DeleteFunc(w.drafts, func(x *fakeDraft) bool { return x == d })
 		rw.WriteHeader(204)
@@ -123,7 +127,7 @@ func (w *world) draftRoutes(m *http.ServeMux, answer func(http.ResponseWriter, i
 	}))
 	m.HandleFunc("POST"+at+"/publish", found(func(rw http.ResponseWriter, r *http.Request, d *fakeDraft) {
 		is := r.Header.Get("If-Match") + r.Header.Get("If-None-Match")
-		if want := fmt.Sprintf(`"%d"`, d.Published); is != want && !(is == "*" && d.Published == 0) {
+		if want := fmt.Sprintf(`"%d"`, d.Published); r.URL.Query().Get("draft") != fmt.Sprint(d.Version) || is != want && !(is == "*" && d.Published == 0) {
 			changed(rw)
 			return
 		}

@@ -286,12 +286,17 @@ type Item struct {
 	Definition json.RawMessage `json:"definition"`
 }
 
-// List returns all pages of a list.
+// List returns all pages of a list of definitions.
 func (c *Client) List(ctx context.Context, path string) ([]Item, error) {
-	var all []Item
+	return ListOf[Item](ctx, c, path)
+}
+
+// ListOf returns all pages of a list, never nil.
+func ListOf[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	all := []T{}
 	for cursor := ""; ; {
 		var page struct {
-			Items []Item `json:"items"`
+			Items []T    `json:"items"`
 			Next  string `json:"next"`
 		}
 		if _, err := c.Get(ctx, path+"?limit=1000&cursor="+url.QueryEscape(cursor), &page); err != nil {
