@@ -176,22 +176,39 @@ func (c *Console) overlap(e echo.Context) (*page, error) {
 	if len(of) < 2 {
 		return p, nil // the form
 	}
-	body := map[string]any{"of": of}
-	if d.Day != "" {
-		body["day"] = d.Day
-	}
 	var r overlapReport
 	var err error
-	if _, d.No, err = c.ask(e, http.MethodPost, "/reports/overlap", body, &r); err != nil {
+	if d.No, err = c.report(e, p, "overlap", d.Day, map[string]any{"of": of}, &r); err != nil {
 		return nil, err
 	}
-	if d.No != nil {
-		p.Status = d.No.Status
-		return p, nil
+	if d.No == nil {
+		d.Report = &r
+	}
+	return p, nil
+}
+
+// report asks for a report of a day, "" being today, and lays it out, unless it is
+// refused.
+func (c *Console) report(e echo.Context, p *page, name, day string, body map[string]any, r interface{ lay() }) (*refusal, error) {
+	if day != "" {
+		body["day"] = day
+	}
+	_, no, err := c.ask(e, http.MethodPost, "/reports/"+name, body, r)
+	if err != nil {
+		return nil, err
+	}
+	if no != nil {
+		p.Status = no.Status
+		return no, nil
 	}
 	r.lay()
-	d.Report = &r
-	return p, nil
+	return nil, nil
+}
+
+// categoryPath is the page of a category.
+func categoryPath(trait string) string {
+	tax, category, _ := strings.Cut(strings.TrimPrefix(trait, "c:"), "/")
+	return pathOf("taxonomies", tax) + "/" + url.PathEscape(category)
 }
 
 // lay works out what the page shows beside the numbers.
@@ -204,8 +221,7 @@ func (r *overlapReport) lay() {
 		g := &r.Groups[i]
 		g.Letter, g.Part, g.Span = string(rune('A'+i)), part(&g.Visitors, &r.Base), newSpan(&g.Visitors, widest)
 		if g.Path = pathOf("audiences", g.Audience); g.Audience == "" {
-			tax, category, _ := strings.Cut(strings.TrimPrefix(g.Trait, "c:"), "/")
-			g.Path = pathOf("taxonomies", tax) + "/" + url.PathEscape(category)
+			g.Path = categoryPath(g.Trait)
 		}
 	}
 	for i := range r.Pairs {
@@ -329,19 +345,13 @@ func (c *Console) profile(e echo.Context) (*page, error) {
 	if d.Taxonomy != "" {
 		body["taxonomy"] = d.Taxonomy
 	}
-	if d.Day != "" {
-		body["day"] = d.Day
-	}
 	var r profileReport
-	if _, d.No, err = c.ask(e, http.MethodPost, "/reports/profile", body, &r); err != nil {
+	if d.No, err = c.report(e, p, "profile", d.Day, body, &r); err != nil {
 		return nil, err
 	}
-	if d.No != nil {
-		p.Status = d.No.Status
-		return p, nil
+	if d.No == nil {
+		d.Report = &r
 	}
-	r.lay()
-	d.Report = &r
 	return p, nil
 }
 
@@ -349,8 +359,7 @@ func (r *profileReport) lay() {
 	r.Part = part(&r.Members, &r.Base)
 	for i := range r.Categories {
 		k := &r.Categories[i]
-		tax, category, _ := strings.Cut(strings.TrimPrefix(k.Trait, "c:"), "/")
-		k.Path = pathOf("taxonomies", tax) + "/" + url.PathEscape(category)
+		k.Path = categoryPath(k.Trait)
 		k.Share, k.BaseShare, k.IndexIs = part(&k.Members, &r.Members), part(&k.Base, &r.Base), hidden
 		if k.Index != nil {
 			k.IndexIs, k.Lean = number(uint64(math.Round(*k.Index))), newLean(*k.Index)
