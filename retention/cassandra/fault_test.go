@@ -47,8 +47,11 @@ func newHistory() *history {
 	return &history{ok: map[int]bool{}, failed: map[int]bool{}, unknown: map[int]bool{}}
 }
 
-// load puts events one by one, from several goroutines, until stop.
-func (h *history) load(st *Store, stop *atomic.Bool, next *atomic.Int64) {
+// begin puts events one by one, from several goroutines, until end, which waits for
+// them.
+func (h *history) begin(st *Store) (end func()) {
+	var stop atomic.Bool
+	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -70,7 +73,23 @@ func (h *history) load(st *Store, stop *atomic.Bool, next *atomic.Int64) {
 			}
 		})
 	}
-	wg.Wait()
+	return func() { stop.Store(true); wg.Wait() }
+}
+
+func (h *history) acked() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ok)
+}
+
+// more waits until n more are acknowledged.
+func (h *history) more(t testing.TB, n int, when string) {
+	t.Helper()
+	for end, want := time.Now().Add(2*time.Minute), h.acked()+n; h.acked() < want; wait(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: the load stands still at %d of %d acknowledged events", when, h.acked(), want)
+		}
+	}
 }
 
 func faultEvent(i int) retention.StoredEvent {
@@ -124,33 +143,11 @@ func faulted(t *testing.T, do func(h *history)) {
 	defer st.Close()
 	empty(t, st, "visitor_events")
 	h := newHistory()
-	var stop atomic.Bool
-	var next atomic.Int64
-	done := make(chan struct{})
-	go func() { defer close(done); h.load(st, &stop, &next) }()
-	acked := func(n int) { // until n more are acknowledged
-		t.Helper()
-		h.mu.Lock()
-		want := len(h.ok) + n
-		h.mu.Unlock()
-		for end := time.Now().Add(2 * time.Minute); ; {
-			h.mu.Lock()
-			got := len(h.ok)
-			h.mu.Unlock()
-			if got >= want {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("the load stands still at %d acknowledged events", got)
-			}
-			<-time.After(20 * time.Millisecond)
-		}
-	}
-	acked(200)
+	end := h.begin(st)
+	h.more(t, 200, "before")
 	do(h)
-	acked(200)
-	stop.Store(true)
-	<-done
+	h.more(t, 200, "after it")
+	end()
 	h.check(t, st)
 }
 
@@ -160,14 +157,10 @@ func wait(d time.Duration) { <-time.After(d) }
 // waits out its timeout.
 func TestLongFaultAFrozenNodeStallsNobody(t *testing.T) {
 	faulted(t, func(h *history) {
-		h.mu.Lock()
-		before := len(h.ok)
-		h.mu.Unlock()
+		before := h.acked()
 		cass(t, "pause", "2")
 		wait(10 * time.Second)
-		h.mu.Lock()
-		while := len(h.ok) - before
-		h.mu.Unlock()
+		while := h.acked() - before
 		cass(t, "resume", "2")
 		t.Logf("%d events were acknowledged while a node was frozen", while)
 		if while < 50 {

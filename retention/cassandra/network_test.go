@@ -88,11 +88,10 @@ func TestLongFaultACutAnswerIsUnknownAndNeverAFailure(t *testing.T) {
 	empty(t, st, "visitor_events", "keyed_swapped")
 	h := newHistory()
 	var stop atomic.Bool
-	var next atomic.Int64
 	var mu sync.Mutex
 	var s swaps
 	var wg sync.WaitGroup
-	wg.Go(func() { h.load(st, &stop, &next) })
+	end := h.begin(st)
 	for i := range 4 {
 		wg.Go(func() {
 			s.chain(context.Background(), &mu, st, sound, strconv.Itoa(i), &stop)
@@ -112,22 +111,10 @@ func TestLongFaultACutAnswerIsUnknownAndNeverAFailure(t *testing.T) {
 		r.set(open, nodes...)
 		wait(time.Second)
 	}
-	h.mu.Lock()
-	before := len(h.ok)
-	h.mu.Unlock()
-	for end := time.Now().Add(2 * time.Minute); ; wait(50 * time.Millisecond) { // and it goes on without a restart
-		h.mu.Lock()
-		got := len(h.ok) - before
-		h.mu.Unlock()
-		if got >= 100 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d events were acknowledged in two minutes after all was well", got)
-		}
-	}
+	h.more(t, 100, "after all was well") // it goes on without a restart
 	stop.Store(true)
 	wg.Wait()
+	end()
 	h.check(t, sound)
 	t.Logf("swaps: %d done, %d unknown, %d failed", s.done, s.unknown, s.failed)
 	for i, what := range s.wrong {
@@ -155,29 +142,15 @@ func TestLongFaultABlackHoleStallsNobody(t *testing.T) {
 			st, r := through(t)
 			empty(t, st, "visitor_events")
 			h := newHistory()
-			var stop atomic.Bool
-			var next atomic.Int64
-			done := make(chan struct{})
-			go func() { defer close(done); h.load(st, &stop, &next) }()
-			acked := func() int { h.mu.Lock(); defer h.mu.Unlock(); return len(h.ok) }
-			until := func(n int, what string) {
-				t.Helper()
-				for end := time.Now().Add(2 * time.Minute); acked() < n; wait(20 * time.Millisecond) {
-					if time.Now().After(end) {
-						t.Fatalf("%s: the load stands still at %d of %d", what, acked(), n)
-					}
-				}
-			}
-			until(200, "before")
+			end := h.begin(st)
+			h.more(t, 200, "before")
 			for _, n := range r.nodes() {
 				r.set(w, n)
-				from := acked()
-				until(from+300, "with a black hole")
+				h.more(t, 300, "with a black hole")
 				r.set(open, n)
-				until(acked()+100, "after it")
+				h.more(t, 100, "after it")
 			}
-			stop.Store(true)
-			<-done
+			end()
 			h.check(t, st)
 		})
 	}
@@ -190,16 +163,12 @@ func TestLongFaultASlowNodeFailsNothing(t *testing.T) {
 	st, r := through(t)
 	empty(t, st, "visitor_events")
 	h := newHistory()
-	var stop atomic.Bool
-	var next atomic.Int64
-	done := make(chan struct{})
-	go func() { defer close(done); h.load(st, &stop, &next) }()
+	end := h.begin(st)
 	nodes := r.nodes()
 	r.set(slow, nodes[0])
 	wait(10 * time.Second)
 	r.set(open, nodes...)
-	stop.Store(true)
-	<-done
+	end()
 	h.check(t, st)
 	if n := len(h.failed) + len(h.unknown); n > 0 {
 		t.Errorf("%d writes did not go through a slow network", n)

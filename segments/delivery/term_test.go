@@ -21,9 +21,6 @@ import (
 // icy is the world of a deliverer that is frozen just before its at-th step
 // outside itself, for as long as do takes.
 type icy struct {
-	retention.Keyed
-	retention.Blobs
-	delivery.Transport
 	mu       sync.Mutex // held while it is frozen: all of it is
 	at       int
 	do       func()
@@ -45,63 +42,60 @@ func (i *icy) step(send bool) {
 	}
 }
 
-type icyKeyed struct{ *icy }
+type icyKeyed struct {
+	retention.Keyed
+	i *icy
+}
 
 func (k icyKeyed) Get(ctx context.Context, s retention.KeyedSpace, key retention.Key) (retention.Item, error) {
-	k.step(false)
+	k.i.step(false)
 	return k.Keyed.Get(ctx, s, key)
 }
-func (k icyKeyed) Put(ctx context.Context, s retention.KeyedSpace, items []retention.Item) error {
-	return k.Keyed.Put(ctx, s, items)
-}
-func (k icyKeyed) Delete(ctx context.Context, s retention.KeyedSpace, keys []retention.Key) error {
-	return k.Keyed.Delete(ctx, s, keys)
-}
-func (k icyKeyed) Scan(ctx context.Context, s retention.KeyedSpace, p *string, fn func(retention.Item) error) error {
-	return k.Keyed.Scan(ctx, s, p, fn)
-}
 func (k icyKeyed) Swap(ctx context.Context, s retention.KeyedSpace, it retention.Item) (uint64, error) {
-	k.step(false)
+	k.i.step(false)
 	return k.Keyed.Swap(ctx, s, it)
 }
 
-type icyBlobs struct{ *icy }
+type icyBlobs struct {
+	retention.Blobs
+	i *icy
+}
 
 func (b icyBlobs) Open(ctx context.Context, name string) (retention.BlobReader, error) {
-	b.step(false)
+	b.i.step(false)
 	return b.Blobs.Open(ctx, name)
 }
 func (b icyBlobs) Put(ctx context.Context, name string, over taxonomy.Millis, r io.Reader) (retention.Blob, error) {
-	b.step(false)
+	b.i.step(false)
 	return b.Blobs.Put(ctx, name, over, r)
 }
 func (b icyBlobs) List(ctx context.Context, under string) ([]retention.Blob, error) {
-	b.step(false)
+	b.i.step(false)
 	return b.Blobs.List(ctx, under)
 }
 func (b icyBlobs) Delete(ctx context.Context, names []string) error {
-	b.step(false)
+	b.i.step(false)
 	return b.Blobs.Delete(ctx, names)
 }
 
-type icySend struct{ *icy }
+type icySend struct {
+	delivery.Transport
+	i *icy
+}
 
-func (s icySend) Facts() delivery.TransportFacts      { return s.Transport.Facts() }
-func (s icySend) Check(d *delivery.Destination) error { return s.Transport.Check(d) }
 func (s icySend) Send(ctx context.Context, d *delivery.Destination, c *delivery.Chunk) error {
-	s.step(true)
+	s.i.step(true)
 	return s.Transport.Send(ctx, d, c)
 }
 
 // on returns a deliverer of another node, over what i has in its way.
 func (r *pushRig) on(t tb, i *icy) *delivery.Deliverer {
 	t.Helper()
-	i.Keyed, i.Blobs, i.Transport = r.fault.Keyed, r.fault.Blobs, r.to
 	d, err := delivery.New(delivery.Options{
-		Keyed: icyKeyed{i}, Blobs: icyBlobs{i}, Pseudonym: pseudonym,
+		Keyed: icyKeyed{r.fault.Keyed, i}, Blobs: icyBlobs{r.fault.Blobs, i}, Pseudonym: pseudonym,
 		View:       func() (audience.View, error) { return r.w.view(), nil },
 		Formats:    map[string]delivery.Format{"tsv": small{}},
-		Transports: map[string]delivery.Transport{"pull": pull.Transport{}, "push": icySend{i}},
+		Transports: map[string]delivery.Transport{"pull": pull.Transport{}, "push": icySend{r.to, i}},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand,
 	})
 	if err != nil {
