@@ -25,11 +25,14 @@ type statement struct {
 // bounds is what some statements leave possible for cells that hold no less than
 // nothing: a linear program, solved by the simplex method on a dense table. There are
 // at most 32 cells and as many statements as a report of five groups has numbers, all
-// coefficients are 0 and 1, and Bland's rule ends always.
+// coefficients are 0 and 1, and Bland's rule ends always, but for the rounding of
+// numbers: then nothing is known, and nothing is told. A nil bounds is of statements
+// that leave nothing, which true ones do by rounding alone.
 type bounds struct {
 	cells, width int       // columns: the cells, then one for each inequality, then the right side
 	table        []float64 // a row for each statement
 	basis        []int     // the column of each row; none if the row says what others do
+	lost         bool      // no end was found once
 }
 
 const (
@@ -37,6 +40,8 @@ const (
 	tiny = 1e-9
 	// slack is by how much a sum may be missed: counts are whole.
 	slack = 1e-3
+	// maxPivots is far more than any table of this size takes.
+	maxPivots = 10_000
 )
 
 // boundsOf returns what statements leave possible; nil if that is nothing.
@@ -73,7 +78,7 @@ func boundsOf(cells int, known []statement) *bounds {
 		}
 	}
 	b.improve(miss)
-	if miss[b.width-1] > slack {
+	if b.lost || miss[b.width-1] > slack {
 		return nil
 	}
 	// A row that is still without a column misses nothing: any column of it will do.
@@ -95,7 +100,7 @@ func (b *bounds) row(i int) []float64 { return b.table[i*b.width : (i+1)*b.width
 // improve pivots until nothing can make the last number of gain smaller. It reports
 // whether there is an end.
 func (b *bounds) improve(gain []float64) bool {
-	for {
+	for range maxPivots {
 		enter := slices.IndexFunc(gain[:b.width-1], func(v float64) bool { return v > tiny })
 		if enter < 0 {
 			return true
@@ -116,6 +121,8 @@ func (b *bounds) improve(gain []float64) bool {
 		}
 		b.pivot(leave, enter, gain)
 	}
+	b.lost = true
+	return false
 }
 
 // pivot makes a column the unit vector of a row.
@@ -158,9 +165,12 @@ func (b *bounds) least(in uint32) uint64 {
 }
 
 // extreme returns the most that sign times some cells can be, +Inf if there is no
-// such. It leaves b as it is.
+// such, or it was not found.
 func (b *bounds) extreme(in uint32, sign float64) float64 {
-	c := &bounds{b.cells, b.width, slices.Clone(b.table), slices.Clone(b.basis)}
+	if b == nil {
+		return math.Inf(1)
+	}
+	c := &bounds{cells: b.cells, width: b.width, table: slices.Clone(b.table), basis: slices.Clone(b.basis)}
 	gain := make([]float64, b.width)
 	for in := in; in != 0; in &= in - 1 {
 		gain[bits.TrailingZeros32(in)] = sign
@@ -173,6 +183,7 @@ func (b *bounds) extreme(in uint32, sign float64) float64 {
 		}
 	}
 	if !c.improve(gain) {
+		b.lost = b.lost || c.lost
 		return math.Inf(1)
 	}
 	return -gain[b.width-1]

@@ -114,13 +114,16 @@ func withoutBelow(known []statement) []statement {
 // tells reports whether what is known narrows a group below the floor.
 func (v *view) tells(floor uint64) bool {
 	all, bare := boundsOf(v.cells, v.known), boundsOf(v.cells, withoutBelow(v.known))
+	if all == nil || bare == nil {
+		return true // nobody can say what it tells
+	}
 	for i := range v.small {
 		s := &v.small[i]
 		if all.least(s.in) > s.low || all.greatest(s.in, floor-1) < s.high || bare.greatest(s.in, floor) < s.reach {
 			return true
 		}
 	}
-	return false
+	return all.lost || bare.lost
 }
 
 // base tells the size of the base, if it may be told.

@@ -339,3 +339,17 @@ func BenchmarkTell(b *testing.B) {
 		})
 	}
 }
+
+// Rounding may make of true statements some that contradict each other: then nothing
+// more is told, and nothing breaks.
+func TestWhatCannotBeComputedIsNotTold(t *testing.T) {
+	v := &view{of: []int{0, 1}, cells: 4, known: []statement{{1, equal, 5}, {1, equal, 6}}, small: []secret{{in: 1}, {in: 2}}}
+	v.measure(50)
+	if !v.tells(50) {
+		t.Error("of statements that contradict each other more is let in")
+	}
+	b := boundsOf(v.cells, v.known)
+	if b != nil || b.least(3) != 0 || b.greatest(3, 49) != 49 {
+		t.Errorf("they leave %+v", b)
+	}
+}
