@@ -23,14 +23,14 @@ import (
 // area that it saw.
 func msweb(t *testing.T) *crowd {
 	t.Helper()
-	dir := os.Getenv("EBB_SHARED")
+	dir := os.Getenv("EBB_TEST_SHARED")
 	if dir == "" {
 		dir = filepath.Join("..", "..", "shared")
 	}
 	const name = "anonymous-msweb.data.gz"
 	from := os.DirFS(filepath.Join(dir, "data", "msweb"))
 	if _, err := fs.Stat(from, name); errors.Is(err, fs.ErrNotExist) {
-		const how = "no MSWeb data: put archive.ics.uci.edu's anonymous-msweb.data, gzipped, into data/msweb below a folder and name that folder in EBB_SHARED"
+		const how = "no MSWeb data: put archive.ics.uci.edu's anonymous-msweb.data, gzipped, into data/msweb below a folder and name that folder in EBB_TEST_SHARED"
 		if os.Getenv("CI") == "true" {
 			t.Fatal(how)
 		}

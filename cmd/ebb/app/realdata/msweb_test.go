@@ -74,20 +74,20 @@ var later = []taxonomy.Day{today + 1, today + 2, today + 30, today + 75, today +
 var known = map[string]*msweb{}
 
 // readMSWeb reads the raw lines, keeps the visitors that keep says, writes them
-// as CSV and asks the other engine about them. The data is not part of the project: EBB_SHARED names the
+// as CSV and asks the other engine about them. The data is not part of the project: EBB_TEST_SHARED names the
 // folder that has it, by default a folder shared beside the project.
 func readMSWeb(t *testing.T, keep keep) *msweb {
 	t.Helper()
 	if m, ok := known[keep.name]; ok {
 		return m
 	}
-	shared := os.Getenv("EBB_SHARED")
+	shared := os.Getenv("EBB_TEST_SHARED")
 	if shared == "" {
 		shared = filepath.Join(top(t), "..", "shared")
 	}
 	name := filepath.Join(shared, "data", "msweb", "anonymous-msweb.data.gz")
 	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		missing(t, "no MSWeb data: put anonymous-msweb.data of archive.ics.uci.edu/dataset/4, gzipped, into data/msweb below a folder, and name that folder in EBB_SHARED")
+		missing(t, "no MSWeb data: put anonymous-msweb.data of archive.ics.uci.edu/dataset/4, gzipped, into data/msweb below a folder, and name that folder in EBB_TEST_SHARED")
 	}
 	m := &msweb{areas: map[string]area{}, dir: t.TempDir()}
 	areas, visits := [][]string{{"area", "title", "path"}}, [][]string{{"visitor", "area"}}
