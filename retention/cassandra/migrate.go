@@ -43,6 +43,10 @@ type step struct {
 // lockLife is how long one program that migrates keeps others waiting.
 const lockLife = 2 * time.Minute
 
+// lockRefusals is how often, at half a second each, a cluster that refuses is
+// asked once more.
+const lockRefusals = 30
+
 // steps returns the files of this program, by number.
 func steps() ([]step, error) {
 	entries, err := schemaFiles.ReadDir("schema")
@@ -223,12 +227,20 @@ func up(ctx context.Context, o Options) (done []Step, err error) {
 }
 
 // lock keeps two programs from changing the schema at once, which Cassandra
-// takes badly. The lock ends by itself.
+// takes badly. The lock ends by itself. A cluster that has just started takes
+// clients before its nodes know each other, and refuses every quorum until then.
 func lock(ctx context.Context, s *session) error {
-	for {
+	for refusals := 0; ; {
 		ok, err := s.swap(ctx, `INSERT INTO schema_version (n, name) VALUES (0, 'lock') IF NOT EXISTS USING TTL ?`, int(lockLife/time.Second))
-		if err != nil && !errors.Is(err, retention.ErrUnknown) {
+		switch {
+		case err == nil, errors.Is(err, retention.ErrUnknown):
+			refusals = 0
+		case hopeless(err):
 			return err
+		default:
+			if refusals++; refusals == lockRefusals {
+				return fmt.Errorf("%w; run it again when the cluster is well", err)
+			}
 		}
 		if ok {
 			return nil
