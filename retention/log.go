@@ -133,6 +133,22 @@ type Frame struct {
 // Last returns the number of the frame's last record.
 func (f *Frame) Last() uint64 { return f.First + uint64(f.N) - 1 }
 
+// From returns what of the frame lies at or behind number next, which the frame
+// must reach. A lost frame keeps its counts: nobody knows whose they were.
+func (f *Frame) From(next uint64) Frame {
+	r := *f
+	if f.First >= next {
+		return r
+	}
+	cut := int(next - f.First)
+	r.First, r.N = next, f.N-cut
+	if !f.Lost {
+		r.Records = f.Records[cut:]
+		r.Counts = CountSites(r.Records)
+	}
+	return r
+}
+
 // SiteCount is a number of received events of a site.
 type SiteCount struct {
 	Site taxonomy.SiteID

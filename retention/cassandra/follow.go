@@ -101,7 +101,7 @@ func (l *Log) followOne(ctx context.Context, w *writerRow, g taxonomy.Group, fro
 			if f.First > w.end(g) {
 				return out, nil // beyond the agreed end: never read (R4)
 			}
-			out = append(out, rest(f, from+1))
+			out = append(out, f.From(from + 1))
 			size += f.Bytes
 			if size >= maxBytes {
 				break
@@ -109,20 +109,6 @@ func (l *Log) followOne(ctx context.Context, w *writerRow, g taxonomy.Group, fro
 		}
 	}
 	return out, nil
-}
-
-// rest is what of a frame lies at or behind number next.
-func rest(f retention.Frame, next uint64) retention.Frame {
-	if f.First >= next {
-		return f
-	}
-	cut := int(next - f.First)
-	f.First, f.N = next, f.N-cut
-	if !f.Lost {
-		f.Records = f.Records[cut:]
-		f.Counts = retention.CountSites(f.Records)
-	}
-	return f
 }
 
 // End is retention.Log's.

@@ -198,27 +198,13 @@ func (g *group) read(v view, next uint64, budget int64, frames []retention.Frame
 		if raws != nil {
 			*raws = append(align(*raws, len(frames)), whole)
 		}
-		frames = append(frames, rest(f, next))
+		frames = append(frames, f.From(next))
 		budget -= int64(f.Bytes)
 	}
 	g.mu.Lock()
 	v.remember(m)
 	g.mu.Unlock()
 	return frames, budget, nil
-}
-
-// rest is what of a frame lies at or behind number next.
-func rest(f retention.Frame, next uint64) retention.Frame {
-	if f.First >= next {
-		return f
-	}
-	cut := int(next - f.First)
-	f.First, f.N = next, f.N-cut
-	if !f.Lost {
-		f.Records = f.Records[cut:]
-		f.Counts = retention.CountSites(f.Records)
-	}
-	return f
 }
 
 // missing returns the events that the headers of a file do not account for: the
