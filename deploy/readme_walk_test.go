@@ -77,7 +77,7 @@ func TestLongTheReadmePutsTheTagOnAPage(t *testing.T) {
 	t.Cleanup(cancel)
 	tab, _ := chromedp.NewContext(alloc)
 	t.Cleanup(func() { _ = chromedp.Cancel(tab) })
-	tab, cancel = context.WithTimeout(tab, 60*time.Second)
+	tab, cancel = context.WithTimeout(tab, 4*time.Minute)
 	t.Cleanup(cancel)
 	run := func(actions ...chromedp.Action) {
 		t.Helper()

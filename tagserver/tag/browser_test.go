@@ -146,7 +146,7 @@ func (e *edge) wants(t *testing.T, names ...string) {
 func eventually(t *testing.T, missing func() string) {
 	t.Helper()
 	var m string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if m = missing(); m == "" {
 			return
 		}
@@ -225,7 +225,7 @@ func chromium(t *testing.T) context.Context {
 	// Waits until the browser is gone, so that nobody writes into a folder that is
 	// being removed.
 	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
-	ctx, cancel = context.WithTimeout(ctx, 150*time.Second)
+	ctx, cancel = context.WithTimeout(ctx, 10*time.Minute)
 	t.Cleanup(cancel)
 	if err := chromedp.Run(ctx); err != nil {
 		t.Fatal(err)
@@ -243,7 +243,7 @@ func newTab(t *testing.T, browser context.Context) *tab {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(browser)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
 	t.Cleanup(cancel)
 	return &tab{ctx, t}
 }

@@ -217,7 +217,7 @@ func (w *walk) changed(id string) chromedp.Action {
 // until polls until the page is so.
 func (w *walk) until(what, js string) {
 	w.t.Helper()
-	for end := time.Now().Add(40 * time.Second); ; {
+	for end := time.Now().Add(90 * time.Second); ; {
 		var so bool
 		err := chromedp.Run(w.tab, chromedp.Evaluate(js, &so))
 		if err == nil && so {

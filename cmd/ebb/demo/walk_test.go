@@ -25,7 +25,7 @@ import (
 // chromium starts a browser, or skips, or fails in CI, where it must be there.
 func chromium(t *testing.T) context.Context {
 	t.Helper()
-	return chromiumFor(t, 90*time.Second)
+	return chromiumFor(t, 4*time.Minute)
 }
 
 func chromiumFor(t *testing.T, life time.Duration) context.Context {
@@ -228,11 +228,11 @@ func TestLongAVisitorInARealBrowser(t *testing.T) {
 	}
 }
 
-// wait polls until something is so. Thirty seconds are an end, not a bound to be
+// wait polls until something is so. Ninety seconds are an end, not a bound to be
 // met.
 func wait(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if so() {
 			return
 		}

@@ -131,7 +131,7 @@ func newShop(t *testing.T, browser context.Context, cmp, start string, mode taxo
 
 	tab, cancel := chromedp.NewContext(browser)
 	t.Cleanup(cancel)
-	tab, cancel = context.WithTimeout(tab, 90*time.Second)
+	tab, cancel = context.WithTimeout(tab, 4*time.Minute)
 	t.Cleanup(cancel)
 	s.tab = tab
 	s.run(network.Enable(), network.ClearBrowserCookies(), emulation.SetFocusEmulationEnabled(true))
@@ -172,10 +172,10 @@ func (s *shop) id() (has bool) {
 	return has
 }
 
-// until polls; twenty seconds are an end, not a bound.
+// until polls; ninety seconds are an end, not a bound.
 func (s *shop) until(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(30 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); !ok(); time.Sleep(30 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatalf("never: %s", what)
 		}

@@ -263,12 +263,12 @@ func (w *world) apply(dest string) (held map[string][]string, ok bool) {
 }
 
 // wants delivers until the destinations hold what they should. Who was erased is
-// taken out once the eraser has passed, which comes every ten seconds; thirty are an
+// taken out once the eraser has passed, which comes every ten seconds; ninety are an
 // end, not a bound.
 func (w *world) wants(destinations, want string) {
 	w.t.Helper()
 	var got string
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		w.deliver()
 		if got = w.counts("tea", strings.Fields(destinations)...); got == want {
 			return

@@ -168,7 +168,7 @@ func (w *world) stop() error {
 	}
 	s := w.server
 	w.server = nil
-	stopping, cancel := context.WithTimeout(ctx, 20*time.Second)
+	stopping, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return s.Close(stopping)
 }
