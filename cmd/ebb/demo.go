@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
@@ -55,6 +56,7 @@ func (demoCommand) Run(c *cli.Context) error {
 	rows.Add("the console", d.Info.Private+"/console")
 	rows.Add("its admin key", d.Info.AdminKey)
 	rows.Add("segment files", fmt.Sprintf("curl -H 'Authorization: Bearer %s' %s/v1/destinations/%s/files", d.Info.PartnerKey, d.Info.Partner, d.Info.Destination))
+	rows.Add("commands", fmt.Sprintf("EBB_DATA=%s EBB_LISTEN_PRIVATE=%s EBB_ADMIN_KEY=%s ebb audience list", d.Info.Data, strings.TrimPrefix(d.Info.Private, "http://"), d.Info.AdminKey))
 	rows.Add("events go to", d.Info.Public+"/v1/e")
 	rows.Add("the data", d.Info.Data)
 	rows.Add("imported", fmt.Sprintf("%d of %d rows, %d visitors; %d rows are older than 90 days", d.Receipt.Stored, d.Receipt.Rows, d.Receipt.Visitors, d.Receipt.Rejected["too_old"]))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
@@ -35,7 +36,8 @@ func reach(c *cli.Context, fn func(*client.Client) error) error {
 		quiet.Messages.Level = "warn" // the answer says what was done
 	}
 	a, _, err := openApp(c, &quiet, false)
-	if app.InUse(err) {
+	// Who has the data but not its keys can only be answered by a server.
+	if app.InUse(err) || errors.Is(err, fs.ErrNotExist) && r.AdminKey != "" {
 		return overNetwork(c, r, fn)
 	}
 	if err != nil {
