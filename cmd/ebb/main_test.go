@@ -42,6 +42,10 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
+			// A program under the race detector sleeps for a second before it ends,
+			// and there are hundreds of commands. Nothing is missed without: a report
+			// that is under way is waited for.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return certificate(env.WorkDir, "ebb.test")
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
