@@ -232,14 +232,42 @@ for q in json.load(sys.stdin):
 print(json.dumps(out))
 `
 
-// BenchmarkCountsAgainstDuckDB asks the same of day files and of DuckDB.
-func BenchmarkCountsAgainstDuckDB(b *testing.B) {
+func needDuckDB(b *testing.B) {
+	b.Helper()
 	if err := exec.Command("python3", "-c", "import duckdb").Run(); err != nil {
 		if os.Getenv("CI") != "" {
 			b.Fatal("python3 has no duckdb here; deploy/test installs it")
 		}
 		b.Skip("python3 has no duckdb here; get it with: deploy/test tools, and put .cache/venv/bin first in PATH")
 	}
+}
+
+// dayFiles makes a layer of each day: by day and category the visitors, one for
+// each event.
+func dayFiles(b *testing.B, lists []map[int][]uint32) index.Days {
+	b.Helper()
+	days := index.Days{}
+	for d := range lists {
+		day := benchToday - benchDays + 1 + taxonomy.Day(d)
+		lb := index.NewBuilder(0, day)
+		seen := roaring.New()
+		for c, l := range lists[d] {
+			seen.AddMany(l)
+			lb.Add(category(c), l)
+		}
+		lb.Add(taxonomy.Column{Source: "s", Trait: taxonomy.TraitAny}, seen.ToArray())
+		layer, err := lb.Build()
+		if err != nil {
+			b.Fatal(err)
+		}
+		days[day] = []*index.Layer{layer}
+	}
+	return days
+}
+
+// BenchmarkCountsAgainstDuckDB asks the same of day files and of DuckDB.
+func BenchmarkCountsAgainstDuckDB(b *testing.B) {
+	needDuckDB(b)
 	visitors, facts := size(100_000, 1_000_000), size(1_000_000, 10_000_000)
 	r := rand.New(rand.NewPCG(3, 4))
 	zipf := rand.NewZipf(r, 1.1, 4, benchCategories-1)
@@ -257,23 +285,7 @@ func BenchmarkCountsAgainstDuckDB(b *testing.B) {
 	if err := os.WriteFile(csv, text.Bytes(), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	days := index.Days{}
-	for d := range lists {
-		day := benchToday - benchDays + 1 + taxonomy.Day(d)
-		lb := index.NewBuilder(0, day)
-		seen := roaring.New()
-		for c, l := range lists[d] {
-			seen.AddMany(l)
-			lb.Add(category(c), l)
-		}
-		lb.Add(taxonomy.Column{Source: "s", Trait: taxonomy.TraitAny}, seen.ToArray())
-		layer, err := lb.Build()
-		if err != nil {
-			b.Fatal(err)
-		}
-		days[day] = []*index.Layer{layer}
-	}
-	leaves := daysOnly{days, visitors}
+	leaves := daysOnly{dayFiles(b, lists), visitors}
 	resolver, err := query.NewIndexResolver(leaves, benchToday, []taxonomy.SourceID{"s"}, nil)
 	if err != nil {
 		b.Fatal(err)
