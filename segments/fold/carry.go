@@ -208,9 +208,9 @@ func (s *State) takeTables(src *State) {
 			s.succeeds.put(k, v)
 		}
 	}
-	for k, at := range src.matches.claims.m {
-		if own(k.visitor) {
-			s.matches.claim(k, at)
+	for c := range src.matches.all() {
+		if own(c.visitor) {
+			s.matches.claim(claimKey{src.matches.destination(c), c.visitor, string(src.matches.id(c))}, c.at)
 		}
 	}
 	for k, v := range src.newest.m {

@@ -56,7 +56,7 @@ func TakeCensus(folds []*Fold) (c Census, err error) {
 			c.Waiting = n
 		case all.erased.id:
 			c.Erasures = n
-		case all.matches.claims.id:
+		case all.matches.first():
 			c.Matches = n
 		case all.succeeds.id:
 			c.Successions = n

@@ -68,7 +68,7 @@ func (s *State) expire() {
 	removeIf(s, s.heard, func(k heardKey, _ uint64) bool { return k.day.Expired(s.clock) })
 	removeIf(s, s.newest, func(k statementPlace, _ statement) bool { return k.day.Expired(s.clock) })
 	// R16: a match lives no longer than its visitor, whom a file's does not keep.
-	if s.matches.drop(func(k claimKey, at taxonomy.Millis) bool { return at.Day().Expired(s.clock) || !s.known(k.visitor) }) {
+	if s.matches.drop(func(v taxonomy.VisitorKey, at taxonomy.Millis) bool { return at.Day().Expired(s.clock) || !s.known(v) }) {
 		s.changed = true
 	}
 	removeIf(s, s.succeeds, func(_ taxonomy.VisitorKey, c succession) bool { return c.at.Day().Expired(s.clock) })

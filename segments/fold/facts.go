@@ -119,8 +119,7 @@ func (x *Facts) In(set string) bool {
 	if d, ok := strings.CutPrefix(set, index.SetMatched); ok {
 		x.f.mu.RLock()
 		defer x.f.mu.RUnlock()
-		_, _, ok := x.f.state.matches.of(taxonomy.DestinationID(d), x.v.key)
-		return ok
+		return x.f.state.matches.matched(taxonomy.DestinationID(d), x.v.key)
 	}
 	switch set {
 	case index.SetGone:

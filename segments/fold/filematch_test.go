@@ -62,7 +62,7 @@ func TestAFilesMatchNeitherMakesNorKeepsAVisitor(t *testing.T) {
 		}
 	}
 	s.tick(start + 91*taxonomy.OneDay)
-	if _, _, ok := s.save().Ordinal(visitorKey(1)); ok || len(s.f.state.matches.claims.m) != 0 {
-		t.Errorf("the match outlives its visitor, or keeps it: %v, %d claims", ok, len(s.f.state.matches.claims.m))
+	if _, _, ok := s.save().Ordinal(visitorKey(1)); ok || s.f.state.matches.live != 0 {
+		t.Errorf("the match outlives its visitor, or keeps it: %v, %d claims", ok, s.f.state.matches.live)
 	}
 }

@@ -3,30 +3,129 @@ package fold
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// BenchmarkMatches prints how much memory a match takes in the fold's state, at
-// a destination that knows each visitor by an ID as long as a UUID.
+// benchClaim is a match of a destination that knows each visitor by an ID as long as a
+// UUID.
+func benchClaim(i int) claimKey {
+	var k taxonomy.VisitorKey
+	binary.BigEndian.PutUint64(k[:], uint64(i)*golden)
+	return claimKey{dest: "dsp", visitor: k, id: fmt.Sprintf("%036d", i)}
+}
+
+// BenchmarkMatches prints how much memory a match takes in the fold's state.
 func BenchmarkMatches(b *testing.B) {
-	const n = 200_000
+	n := 200_000
+	if os.Getenv("EBB_BENCH") == "full" {
+		n = 10_000_000
+	}
 	var bytes float64
 	for b.Loop() {
 		was := allocated()
 		m := newMatches()
 		for i := range n {
-			var k taxonomy.VisitorKey
-			binary.BigEndian.PutUint64(k[:], uint64(i)*0x9e3779b97f4a7c15)
-			m.claim(claimKey{dest: "dsp", visitor: k, id: fmt.Sprintf("%036d", i)}, taxonomy.Millis(i))
+			m.claim(benchClaim(i), taxonomy.Millis(i))
 		}
-		clear(m.claims.dirty) // as after a checkpoint
+		m.changed = nil // as after a checkpoint
 		bytes = float64(allocated() - was)
 		runtime.KeepAlive(m)
 	}
-	b.ReportMetric(bytes/n, "bytes/match")
+	b.ReportMetric(bytes/float64(n), "bytes/match")
+}
+
+// BenchmarkMatchesAgainstMaps prints how many times as quick matches are as maps of
+// claims: read from a run when a fold is opened (R35), asked for all visitors that a
+// destination knows, and for one after the other.
+func BenchmarkMatchesAgainstMaps(b *testing.B) {
+	n := 100_000
+	if os.Getenv("EBB_BENCH") == "full" {
+		n = 1_000_000
+	}
+	m := newMatches()
+	for i := range n {
+		m.claim(benchClaim(i), taxonomy.Millis(1_700_000_000_000+i))
+	}
+	run, err := openRun(drained(m))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var keys, vals [][]byte
+	for {
+		more, err := run.next()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if !more {
+			break
+		}
+		keys, vals = append(keys, run.cur.key[1:]), append(vals, run.cur.val)
+	}
+	times := func(what string, theirs, ours func()) {
+		took := [2]time.Duration{1 << 62, 1 << 62}
+		for range 3 {
+			for i, fn := range []func(){theirs, ours} {
+				runtime.GC()
+				start := time.Now()
+				fn()
+				took[i] = min(took[i], time.Since(start))
+			}
+		}
+		b.ReportMetric(float64(took[0])/float64(took[1]), "times-"+what)
+		b.ReportMetric(float64(took[1])/float64(n), "ns/"+what)
+	}
+	for b.Loop() {
+		var naive *naiveMatches
+		times("load", func() {
+			naive = newNaiveMatches()
+			for i := range keys {
+				if err := naive.claims.load(keys[i], vals[i]); err != nil {
+					b.Fatal(err)
+				}
+			}
+			naive.reindex()
+		}, func() {
+			m = newMatches()
+			for i := range keys {
+				if err := m.load(keys[i], vals[i]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		var found [2]int
+		times("scan", func() {
+			for dv := range naive.byVisitor {
+				if _, _, ok := naive.of(dv.dest, dv.visitor); ok {
+					found[0]++
+				}
+			}
+		}, func() {
+			for range m.knows("dsp") {
+				found[1]++
+			}
+		})
+		if found[0] != found[1] || found[0] == 0 {
+			b.Fatalf("found %d and %d", found[0], found[1])
+		}
+		ask := func(of func(taxonomy.DestinationID, taxonomy.VisitorKey) (string, taxonomy.Millis, bool)) func() {
+			return func() {
+				for i := range n {
+					var k taxonomy.VisitorKey
+					binary.BigEndian.PutUint64(k[:], uint64(i)*golden)
+					if _, _, ok := of("dsp", k); !ok {
+						b.Fatal("a match is missing")
+					}
+				}
+			}
+		}
+		times("ask", ask(naive.of), ask(m.of))
+	}
+	b.ReportMetric(0, "ns/op")
 }
 
 func allocated() uint64 {

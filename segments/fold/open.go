@@ -121,9 +121,6 @@ func (f *Fold) load(ctx context.Context, m *manifest, version uint64) error {
 			return err
 		}
 	}
-	for k := range s.matches.claims.m {
-		s.matches.index(k)
-	}
 	for k, r := range s.waiting.m {
 		s.waiting.index(k, r)
 	}

@@ -72,7 +72,7 @@ func (s *State) keys() map[taxonomy.VisitorKey]struct{} {
 	for k, c := range s.succeeds.m {
 		all[k], all[c.old] = struct{}{}, struct{}{}
 	}
-	for c := range s.matches.claims.m {
+	for c := range s.matches.all() {
 		all[c.visitor] = struct{}{}
 	}
 	for k := range s.choices.m {

@@ -248,7 +248,7 @@ func NewState(cfg Config) *State {
 
 // tables are the parts of the state that lie in its runs, beside the visitors.
 func (s *State) tables() []anyTable {
-	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches.claims, s.imports, s.newest, s.choices, s.heard}
+	return []anyTable{s.counters, s.waiting.table, s.erased, s.succeeds, s.matches, s.imports, s.newest, s.choices, s.heard}
 }
 
 func (s *State) shardOf(v taxonomy.VisitorKey) (*shard, error) {

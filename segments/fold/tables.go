@@ -136,24 +136,23 @@ var succeedsCodec = codec[taxonomy.VisitorKey, succession]{
 	},
 }
 
-var claimCodec = codec[claimKey, taxonomy.Millis]{
-	key: func(b []byte, k claimKey) []byte {
-		return append(append(appendText(b, string(k.dest)), k.visitor[:]...), k.id...)
-	},
-	unkey: func(b []byte) (k claimKey, err error) {
-		d := fields{b: b}
-		k.dest = taxonomy.DestinationID(d.text())
-		d.copy(k.visitor[:])
-		k.id = string(d.b)
-		return k, d.err
-	},
-	val: func(b []byte, at taxonomy.Millis) []byte { return binary.AppendVarint(b, int64(at)) },
-	unval: func(b []byte) (taxonomy.Millis, error) {
-		d := fields{b: b}
-		at := taxonomy.Millis(d.varint())
-		return at, d.end()
-	},
+// appendClaim appends the key of a claim in a run: the destination with its length,
+// the visitor, the ID.
+func appendClaim(b []byte, dest taxonomy.DestinationID, p *pair) []byte {
+	return append(append(appendText(b, string(dest)), p.visitor[:]...), p.id...)
 }
+
+// cutClaim is the reverse. The ID and the destination share memory with the key; the
+// destination has no number yet.
+func cutClaim(b []byte) (dest []byte, p pair, err error) {
+	d := fields{b: b}
+	dest = d.bytes()
+	d.copy(p.visitor[:])
+	p.id = d.b
+	return dest, p, d.err
+}
+
+func claimVal(at taxonomy.Millis) []byte { return binary.AppendVarint(nil, int64(at)) }
 
 // importCodec's chunk number 2^32-1 holds no rows but the day of the first
 // receipt, from which the life of the bitmap counts.
@@ -343,15 +342,18 @@ func (d *fields) varint() int64 {
 	return v
 }
 
-func (d *fields) text() string {
+func (d *fields) text() string { return string(d.bytes()) }
+
+// bytes is a text that shares memory with the entry.
+func (d *fields) bytes() []byte {
 	n := d.uvarint()
 	if n > uint64(len(d.b)) {
 		d.fail()
-		return ""
+		return nil
 	}
-	s := string(d.b[:n])
+	b := d.b[:n]
 	d.b = d.b[n:]
-	return s
+	return b
 }
 
 func (d *fields) copy(dst []byte) {

@@ -292,16 +292,10 @@ func (v *View) addMatched(s denseSet, f *Fold, d taxonomy.DestinationID) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	st := f.state
-	for dv := range st.matches.byVisitor {
-		if dv.dest != d {
-			continue
-		}
-		if _, _, ok := st.matches.of(d, dv.visitor); !ok {
-			continue
-		}
-		n := dv.visitor.Shard(len(v.shards))
+	for k := range st.matches.knows(d) {
+		n := k.Shard(len(v.shards))
 		if sh := st.shards[n]; sh != nil {
-			if o, ok := sh.find(dv.visitor); ok && o < v.shards[n].visitors.n {
+			if o, ok := sh.find(k); ok && o < v.shards[n].visitors.n {
 				s.add(n, o)
 			}
 		}
