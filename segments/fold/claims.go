@@ -63,11 +63,11 @@ type claims struct {
 	ids    arena
 	heads  [2]ordinals // by side
 	seed   maphash.Seed
-	// known is ANDed with every hash: all bits, unless a test wants keys to meet.
-	known uint64
+	// mask is ANDed with every hash: all bits, unless a test wants keys to meet.
+	mask uint64
 }
 
-func newClaims() claims { return claims{seed: maphash.MakeSeed(), known: ^uint64(0)} }
+func newClaims() claims { return claims{seed: maphash.MakeSeed(), mask: ^uint64(0)} }
 
 func (l *claims) at(o uint32) *claim { return &l.chunks[o/claimChunk][o%claimChunk] }
 
@@ -89,7 +89,7 @@ func (l *claims) hash(s side, dest uint32, visitor *taxonomy.VisitorKey, id []by
 	} else {
 		h += maphash.Bytes(l.seed, id)
 	}
-	return h & l.known
+	return h & l.mask
 }
 
 // hashOf returns the hash of a claim in a table.

@@ -95,7 +95,7 @@ func (m *matches) takeOut(list []uint32) {
 func (m *matches) tidy() {
 	if free := int(m.n) - m.live; free > 4*claimChunk && free > m.live {
 		old := m.claims
-		m.claims, m.changed = claims{seed: old.seed, known: old.known}, nil
+		m.claims, m.changed = claims{seed: old.seed, mask: old.mask}, nil
 		for c := range old.all() {
 			o := m.add(&pair{c.dest(), c.visitor, old.id(c)}, c.at)
 			if c.is(isDirty) {

@@ -110,7 +110,7 @@ func (m *matches) consistent() error {
 func TestMatchesAnswerAsMapsOfClaims(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := bothMatches{newMatches(), newNaiveMatches()}
-		b.ours.known = rapid.SampledFrom([]uint64{^uint64(0), 0, 3 << 62, 7}).Draw(t, "hash bits")
+		b.ours.mask = rapid.SampledFrom([]uint64{^uint64(0), 0, 3 << 62, 7}).Draw(t, "hash bits")
 		key := rapid.Custom(func(t *rapid.T) claimKey {
 			return claimKey{rapid.SampledFrom(someDests).Draw(t, "destination"), rapid.SampledFrom(someVisitors).Draw(t, "visitor"), rapid.SampledFrom(someIDs).Draw(t, "id")}
 		})
@@ -137,7 +137,7 @@ func TestMatchesAnswerAsMapsOfClaims(t *testing.T) {
 				}
 			default: // a restart reads what there was, and then a run of what changed
 				next := bothMatches{newMatches(), newNaiveMatches()}
-				next.ours.known = b.ours.known
+				next.ours.mask = b.ours.mask
 				load := func(k, v []byte) {
 					_ = next.naive.claims.load(k, v)
 					if err := next.ours.load(k, v); err != nil {
