@@ -210,7 +210,7 @@ func (s *State) takeTables(src *State) {
 	}
 	for c := range src.matches.all() {
 		if own(c.visitor) {
-			s.matches.claim(claimKey{src.matches.destination(c), c.visitor, string(src.matches.id(c))}, c.at)
+			s.matches.claim(claimKey{src.matches.destination(c), c.visitor, src.matches.partnerID(c)}, c.at)
 		}
 	}
 	for k, v := range src.newest.m {

@@ -71,10 +71,11 @@ func newClaims() claims { return claims{seed: maphash.MakeSeed(), mask: ^uint64(
 
 func (l *claims) at(o uint32) *claim { return &l.chunks[o/claimChunk][o%claimChunk] }
 
-// id is a claim's ID, which is the arena's: whoever keeps it copies it.
+// id is a claim's ID, packed. It is the arena's: whoever keeps it copies it.
 func (l *claims) id(c *claim) []byte { return l.ids.get(c.place()) }
 
-// pair is what a claim is of. Of a chain only the visitor or the ID matters.
+// pair is what a claim is of. Of a chain only the visitor or the ID matters, which is
+// packed.
 type pair struct {
 	dest    uint32
 	visitor taxonomy.VisitorKey
@@ -146,7 +147,8 @@ func (l *claims) newer(s side, a, b *claim) bool {
 		return a.at > b.at
 	}
 	if s == ofVisitor {
-		return bytes.Compare(l.id(a), l.id(b)) > 0
+		var x, y [64]byte // for most
+		return bytes.Compare(unpackID(x[:0], l.id(a)), unpackID(y[:0], l.id(b))) > 0
 	}
 	return bytes.Compare(a.visitor[:], b.visitor[:]) > 0
 }
@@ -296,7 +298,7 @@ func (l *claims) all() iter.Seq[*claim] {
 	}
 }
 
-// arena is IDs one behind the other, each with its length before it.
+// arena is packed IDs one behind the other, each with its length before it.
 type arena struct {
 	chunks     [][]byte
 	used, dead int // bytes of all that were put in, and of those that were removed

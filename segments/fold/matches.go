@@ -28,14 +28,15 @@ func newMatches() *matches {
 
 // claim takes a sync.
 func (m *matches) claim(k claimKey, at taxonomy.Millis) {
-	p := pair{m.dests.number(k.dest), k.visitor, []byte(k.id)}
+	var buf [64]byte // for most
+	p := pair{m.dests.number(k.dest), k.visitor, packID(buf[:0], k.id)}
 	o, ok := m.find(&p)
 	switch {
 	case !ok:
 		o = m.add(&p, at)
 		m.dests.known[p.dest].claims++
 		if len(m.removed) > 0 {
-			delete(m.removed, string(appendClaim(nil, k.dest, &p)))
+			delete(m.removed, string(m.key(nil, m.at(o))))
 		}
 	case at > m.at(o).at:
 		m.set(o, at)
@@ -121,7 +122,7 @@ func (m *matches) of(dest taxonomy.DestinationID, v taxonomy.VisitorKey) (id str
 		return "", 0, false
 	}
 	c := m.at(o)
-	return string(m.id(c)), c.at, c.is(isHead << ofID)
+	return m.partnerID(c), c.at, c.is(isHead << ofID)
 }
 
 // matched reports whether a destination knows a visitor.
@@ -156,7 +157,8 @@ func (m *matches) holder(dest taxonomy.DestinationID, id string) (holder taxonom
 	if !known {
 		return holder, false
 	}
-	_, o, ok := m.head(ofID, &pair{dest: d, id: []byte(id)})
+	var buf [64]byte
+	_, o, ok := m.head(ofID, &pair{dest: d, id: packID(buf[:0], id)})
 	if ok {
 		holder = m.at(o).visitor
 	}
@@ -181,7 +183,7 @@ func (m *matches) drain(r *runBuilder) {
 
 // load takes an entry of a run, without the table's first byte.
 func (m *matches) load(key, val []byte) error {
-	dest, p, err := cutClaim(key)
+	dest, v, id, err := cutClaim(key)
 	if err != nil {
 		return err
 	}
@@ -190,7 +192,8 @@ func (m *matches) load(key, val []byte) error {
 	if err := d.end(); err != nil {
 		return err
 	}
-	p.dest = m.dests.numberOf(dest)
+	var buf [64]byte
+	p := pair{m.dests.numberOf(dest), v, packID(buf[:0], id)}
 	if o, ok := m.find(&p); ok {
 		m.set(o, at)
 		return nil
@@ -202,7 +205,7 @@ func (m *matches) load(key, val []byte) error {
 
 // unload takes a removed entry of a run, without the table's first byte.
 func (m *matches) unload(key []byte) error {
-	dest, p, err := cutClaim(key)
+	dest, v, id, err := cutClaim(key)
 	if err != nil {
 		return err
 	}
@@ -210,8 +213,8 @@ func (m *matches) unload(key []byte) error {
 	if !known {
 		return nil
 	}
-	p.dest = d
-	if o, ok := m.find(&p); ok {
+	var buf [64]byte
+	if o, ok := m.find(&pair{d, v, packID(buf[:0], id)}); ok {
 		m.takeOut([]uint32{o})
 	}
 	return nil
@@ -227,7 +230,14 @@ func (m *matches) each(fn func(key, val []byte)) {
 
 // key appends a claim's key in a run, without the table's first byte.
 func (m *matches) key(b []byte, c *claim) []byte {
-	return appendClaim(b, m.destination(c), &pair{visitor: c.visitor, id: m.id(c)})
+	var buf [64]byte
+	return appendClaim(b, m.destination(c), c.visitor, unpackID(buf[:0], m.id(c)))
+}
+
+// partnerID is a claim's ID, a copy.
+func (m *matches) partnerID(c *claim) string {
+	var buf [64]byte
+	return string(unpackID(buf[:0], m.id(c)))
 }
 
 func (m *matches) destination(c *claim) taxonomy.DestinationID { return m.dests.known[c.dest()].id }

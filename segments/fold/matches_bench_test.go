@@ -11,12 +11,15 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-// benchClaim is a match of a destination that knows each visitor by an ID as long as a
-// UUID.
-func benchClaim(i int) claimKey {
+// benchClaim is a match of a destination that knows each visitor by an ID of 36 bytes: a
+// UUID, or one that cannot be packed.
+func benchClaim(i int, uuid bool) claimKey {
 	var k taxonomy.VisitorKey
 	binary.BigEndian.PutUint64(k[:], uint64(i)*golden)
-	return claimKey{dest: "dsp", visitor: k, id: fmt.Sprintf("%036d", i)}
+	if uuid {
+		return claimKey{dest: "dsp", visitor: k, id: fmt.Sprintf("%08x-3c4d-4e5f-8a6b-%012x", i*7919, i)}
+	}
+	return claimKey{dest: "dsp", visitor: k, id: fmt.Sprintf("Y-%034d", i)}
 }
 
 // BenchmarkMatches prints how much memory a match takes in the fold's state.
@@ -25,18 +28,22 @@ func BenchmarkMatches(b *testing.B) {
 	if os.Getenv("EBB_BENCH") == "full" {
 		n = 10_000_000
 	}
-	var bytes float64
-	for b.Loop() {
-		was := allocated()
-		m := newMatches()
-		for i := range n {
-			m.claim(benchClaim(i), taxonomy.Millis(i))
-		}
-		m.changed = nil // as after a checkpoint
-		bytes = float64(allocated() - was)
-		runtime.KeepAlive(m)
+	for _, uuid := range []bool{true, false} {
+		b.Run(map[bool]string{true: "UUIDs", false: "others of 36 bytes"}[uuid], func(b *testing.B) {
+			var bytes float64
+			for b.Loop() {
+				was := allocated()
+				m := newMatches()
+				for i := range n {
+					m.claim(benchClaim(i, uuid), taxonomy.Millis(i))
+				}
+				m.changed = nil // as after a checkpoint
+				bytes = float64(allocated() - was)
+				runtime.KeepAlive(m)
+			}
+			b.ReportMetric(bytes/float64(n), "bytes/match")
+		})
 	}
-	b.ReportMetric(bytes/float64(n), "bytes/match")
 }
 
 // BenchmarkMatchesAgainstMaps prints how many times as quick matches are as maps of
@@ -49,7 +56,7 @@ func BenchmarkMatchesAgainstMaps(b *testing.B) {
 	}
 	m := newMatches()
 	for i := range n {
-		m.claim(benchClaim(i), taxonomy.Millis(1_700_000_000_000+i))
+		m.claim(benchClaim(i, true), taxonomy.Millis(1_700_000_000_000+i))
 	}
 	run, err := openRun(drained(m))
 	if err != nil {

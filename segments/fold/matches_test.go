@@ -25,8 +25,9 @@ var (
 	someDests = []taxonomy.DestinationID{"dsp", ""}
 	// someIDs are of every length at which something is different: none, a length of
 	// two bytes, all of a chunk of the arena, more than that. The edge takes 256 bytes.
-	someIDs = []string{"", "a", "b", strings.Repeat("c", 127), strings.Repeat("d", 128), strings.Repeat("e", 255), strings.Repeat("f", 256),
-		strings.Repeat("g", arenaChunk-3), strings.Repeat("h", arenaChunk-2)}
+	// Some are packed in each way, or nearly.
+	someIDs = []string{"", "a", "b", "0b", "00b", "Ab", "7e57ab1e-0000-4000-8000-000000000001", "7E57AB1E-0000-4000-8000-000000000001", strings.Repeat("c", 127), strings.Repeat("d", 128), strings.Repeat("e", 255), strings.Repeat("f", 256),
+		strings.Repeat("g", arenaChunk-4), strings.Repeat("h", arenaChunk-3)}
 	someVisitors = func() (list []taxonomy.VisitorKey) {
 		for i := range 8 {
 			list = append(list, taxonomy.VisitorKey{byte(i % 2), 15: byte(i)}) // the zero key too
@@ -190,7 +191,8 @@ func TestAnErasedVisitorsIDIsOverwritten(t *testing.T) {
 		for _, b := range m.ids.chunks {
 			ever[&b[:1][0]] = b[:cap(b)]
 		}
-		return slices.ContainsFunc(slices.Collect(maps.Values(ever)), func(b []byte) bool { return bytes.Contains(b, []byte(id)) })
+		packed := packID(nil, id)[1:]
+		return slices.ContainsFunc(slices.Collect(maps.Values(ever)), func(b []byte) bool { return bytes.Contains(b, packed) })
 	}
 	for i, k := range all {
 		if i%3 == 0 {
@@ -317,6 +319,38 @@ func TestBytesThatAreNoClaimAreRefused(t *testing.T) {
 		got, want = b.ours.unload(k), b.naive.claims.unload(k)
 		if (got == nil) != (want == nil) || !maps.Equal(entries(b.ours), entries(b.naive.claims)) {
 			t.Fatalf("unloads with %v, want %v", got, want)
+		}
+	})
+}
+
+// A packed ID is the ID, whatever bytes it has, and packed it takes a byte more at most:
+// half, if it is a UUID, a number or a hash.
+func TestPackedIDsAreTheIDs(t *testing.T) {
+	for id, most := range map[string]int{"7e57ab1e-0000-4000-8000-00000000000f": 17, "1234567890123456789": 11, strings.Repeat("0af9", 16): 33, "7E57AB1E-0000-4000-8000-00000000000F": 37, "": 1} {
+		if packed := packID(nil, id); len(packed) > most {
+			t.Errorf("%q takes %d bytes, want %d", id, len(packed), most)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		letters := rapid.SampledFrom([]string{"0123456789abcdef", "0123456789abcdef-", "09af`g/:-\x00\xff"}).Draw(t, "letters")
+		b := rapid.SliceOfN(rapid.SampledFrom([]byte(letters)), 0, 40).Draw(t, "id")
+		if rapid.Bool().Draw(t, "as a UUID") {
+			b = append(b, make([]byte, 36)...)[:36]
+			for i := range b {
+				if uuidLine(i) && rapid.IntRange(0, 9).Draw(t, "line") > 0 {
+					b[i] = '-'
+				} else if b[i] == 0 {
+					b[i] = '7'
+				}
+			}
+		}
+		before := []byte("before")
+		packed := packID(before, b)
+		if len(packed) > len(before)+len(b)+1 || !bytes.HasPrefix(packed, before) || !bytes.Equal(packed, packID(before, string(b))) {
+			t.Fatalf("%q is %x packed", b, packed)
+		}
+		if got := unpackID(nil, packed[len(before):]); !bytes.Equal(got, b) {
+			t.Fatalf("%q comes back as %q", b, got)
 		}
 	})
 }

@@ -138,18 +138,16 @@ var succeedsCodec = codec[taxonomy.VisitorKey, succession]{
 
 // appendClaim appends the key of a claim in a run: the destination with its length,
 // the visitor, the ID.
-func appendClaim(b []byte, dest taxonomy.DestinationID, p *pair) []byte {
-	return append(append(appendText(b, string(dest)), p.visitor[:]...), p.id...)
+func appendClaim(b []byte, dest taxonomy.DestinationID, v taxonomy.VisitorKey, id []byte) []byte {
+	return append(append(appendText(b, string(dest)), v[:]...), id...)
 }
 
-// cutClaim is the reverse. The ID and the destination share memory with the key; the
-// destination has no number yet.
-func cutClaim(b []byte) (dest []byte, p pair, err error) {
+// cutClaim is the reverse. The destination and the ID share memory with the key.
+func cutClaim(b []byte) (dest []byte, v taxonomy.VisitorKey, id []byte, err error) {
 	d := fields{b: b}
 	dest = d.bytes()
-	d.copy(p.visitor[:])
-	p.id = d.b
-	return dest, p, d.err
+	d.copy(v[:])
+	return dest, v, d.b, d.err
 }
 
 func claimVal(at taxonomy.Millis) []byte { return binary.AppendVarint(nil, int64(at)) }
