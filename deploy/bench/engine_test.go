@@ -222,6 +222,7 @@ const duck = `
 import duckdb, json, sys, time
 c = duckdb.connect()
 c.execute("SET threads=1")
+c.execute("SET enable_progress_bar=false")
 c.execute("CREATE TABLE facts AS SELECT * FROM read_csv(?, header=false, names=['visitor','category','day'], types={'visitor':'UINTEGER','category':'USMALLINT','day':'USMALLINT'}) ORDER BY category, day, visitor", [sys.argv[1]])
 out = []
 for q in json.load(sys.stdin):

@@ -101,7 +101,7 @@ func (l *Log) followOne(ctx context.Context, w *writerRow, g taxonomy.Group, fro
 			if f.First > w.end(g) {
 				return out, nil // beyond the agreed end: never read (R4)
 			}
-			out = append(out, f.From(from + 1))
+			out = append(out, f.From(from+1))
 			size += f.Bytes
 			if size >= maxBytes {
 				break

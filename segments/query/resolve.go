@@ -187,18 +187,64 @@ func statementsOf(r Resolver, s stating, day taxonomy.Day) (all, say []taxonomy.
 // newest day in one of them decides a member's remaining life (R31). There are
 // none for a pure "not", for Any, and for audiences without a rule. Nested
 // rules count; a column below two "not"s is used positively.
-func Positive(e Expr, r Resolver) []taxonomy.Column { return gather(e, r, true) }
-
-// Columns returns every column on which the answer of an expression depends,
-// sorted: those of "any" too if a "not" or a frequency of 0 needs them (R15),
-// and those that decide whether a visitor may be in an audience at all.
-func Columns(e Expr, r Resolver) []taxonomy.Column {
-	return compact(append(gather(e, r, false), r.Columns(taxonomy.TraitBot)...))
+func Positive(e Expr, r Resolver) []taxonomy.Column {
+	var cs []taxonomy.Column
+	var visit func(e Expr, yes bool, depth int)
+	visit = func(e Expr, yes bool, depth int) {
+		if depth > MaxDepth {
+			return // such an expression is refused where it is planned
+		}
+		take := func(of []taxonomy.Column, yes bool) {
+			if yes {
+				cs = append(cs, of...)
+			}
+		}
+		state := func(s stating) {
+			// A statement whose end has come is no member's: it may stay.
+			_, say := statementsOf(r, s, ever)
+			take(say, yes)
+		}
+		switch e := e.(type) {
+		case And:
+			for _, k := range e.Of {
+				visit(k, yes, depth+1)
+			}
+		case Or:
+			for _, k := range e.Of {
+				visit(k, yes, depth+1)
+			}
+		case Not:
+			visit(e.Of, !yes, depth+1)
+		case Trait:
+			if e.Min == 0 {
+				// "At most" is a "not" in disguise.
+				take(columnsOf(r, &e), !yes || e.LastSeen != nil && yes)
+				return
+			}
+			take(columnsOf(r, &e), yes)
+		case Sequence:
+			for _, st := range e.Steps {
+				take(columnsFrom(r, st.Trait, st.Sources), yes)
+			}
+		case AsOf:
+			visit(e.Of, yes, depth+1)
+		case Attribute:
+			state(&e)
+		case List:
+			state(&e)
+		case Audience:
+			if rule, ok := r.Audience(e.ID); ok && rule != nil {
+				visit(rule, yes, depth+1)
+			}
+		}
+	}
+	visit(e, true, 1)
+	return compact(cs)
 }
 
 // Mentions returns the traits and statement keys ("a:age", "l:crm") on which the
-// answer of an expression depends, sorted. Unlike Columns it also holds what no
-// visitor has had yet. MentionOf gives a column's.
+// answer of an expression depends, sorted, also those that no visitor has had
+// yet. MentionOf gives a column's.
 func Mentions(e Expr, r Resolver) []string {
 	var out []string
 	var visit func(e Expr, depth int)
@@ -298,67 +344,6 @@ func compact(cs []taxonomy.Column) []taxonomy.Column {
 
 // ever is before any statement's end.
 const ever = taxonomy.Day(math.MinInt32)
-
-func gather(e Expr, r Resolver, positiveOnly bool) []taxonomy.Column {
-	var cs []taxonomy.Column
-	var visit func(e Expr, yes bool, depth int)
-	visit = func(e Expr, yes bool, depth int) {
-		if depth > MaxDepth {
-			return // such an expression is refused where it is planned
-		}
-		take := func(of []taxonomy.Column, yes bool) {
-			if yes || !positiveOnly {
-				cs = append(cs, of...)
-			}
-		}
-		any := r.Columns(taxonomy.TraitAny)
-		state := func(s stating) {
-			// A statement whose end has come is no member's: it may stay.
-			all, say := statementsOf(r, s, ever)
-			take(say, yes)
-			take(all, false)
-		}
-		switch e := e.(type) {
-		case And:
-			for _, k := range e.Of {
-				visit(k, yes, depth+1)
-			}
-		case Or:
-			for _, k := range e.Of {
-				visit(k, yes, depth+1)
-			}
-		case Not:
-			take(any, false)
-			visit(e.Of, !yes, depth+1)
-		case Any:
-			take(any, false)
-		case Trait:
-			if e.Min == 0 {
-				take(any, false)
-				// "At most" is a "not" in disguise.
-				take(columnsOf(r, &e), !yes || e.LastSeen != nil && yes)
-				return
-			}
-			take(columnsOf(r, &e), yes)
-		case Sequence:
-			for _, st := range e.Steps {
-				take(columnsFrom(r, st.Trait, st.Sources), yes)
-			}
-		case AsOf:
-			visit(e.Of, yes, depth+1)
-		case Attribute:
-			state(&e)
-		case List:
-			state(&e)
-		case Audience:
-			if rule, ok := r.Audience(e.ID); ok && rule != nil {
-				visit(rule, yes, depth+1)
-			}
-		}
-	}
-	visit(e, true, 1)
-	return compact(cs)
-}
 
 // sizeOf estimates how many visitors are in columns.
 func sizeOf(r Resolver, cs []taxonomy.Column) (n uint64) {

@@ -184,30 +184,6 @@ func readBlocks(v url.Values) *block {
 	return all[0]
 }
 
-// encode writes blocks as a form holds them.
-func (b *block) encode(v url.Values) {
-	for _, b := range b.number() {
-		set := func(field, s string) { v.Set(field+"."+strconv.Itoa(b.N), s) }
-		set("kind", b.Kind)
-		set("up", strconv.Itoa(b.Up))
-		switch b.Kind {
-		case "trait":
-			for f, s := range map[string]string{"trait": b.Trait, "sources": b.Sources, "window": b.Window, "min": b.Min, "max": b.Max, "unit": b.Unit, "lastmin": b.LastMin, "lastmax": b.LastMax} {
-				set(f, s)
-			}
-		case "attribute":
-			set("key", b.Key)
-			set("in", b.In)
-		case "list":
-			set("list", b.List)
-		case "audience":
-			set("audience", b.Audience)
-		case "text":
-			set("text", b.Text)
-		}
-	}
-}
-
 // change does what a button of the blocks says: "add", "group", "or", "not" or
 // "remove", a colon, and the number of a block. It reports false for what it does
 // not know.

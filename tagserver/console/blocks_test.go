@@ -3,6 +3,7 @@ package console
 import (
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -189,5 +190,29 @@ func TestNothingTypedIsLost(t *testing.T) {
 	d.Text = "  c:a/b   IN 30d "
 	if d.settle(""); d.Text != "  c:a/b   IN 30d " || d.Note != "" {
 		t.Errorf("the text is written anew without need: %+v", d)
+	}
+}
+
+// encode writes blocks as a form holds them.
+func (b *block) encode(v url.Values) {
+	for _, b := range b.number() {
+		set := func(field, s string) { v.Set(field+"."+strconv.Itoa(b.N), s) }
+		set("kind", b.Kind)
+		set("up", strconv.Itoa(b.Up))
+		switch b.Kind {
+		case "trait":
+			for f, s := range map[string]string{"trait": b.Trait, "sources": b.Sources, "window": b.Window, "min": b.Min, "max": b.Max, "unit": b.Unit, "lastmin": b.LastMin, "lastmax": b.LastMax} {
+				set(f, s)
+			}
+		case "attribute":
+			set("key", b.Key)
+			set("in", b.In)
+		case "list":
+			set("list", b.List)
+		case "audience":
+			set("audience", b.Audience)
+		case "text":
+			set("text", b.Text)
+		}
 	}
 }

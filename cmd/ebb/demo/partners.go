@@ -49,19 +49,6 @@ func newFakeDSP(env app.Env, id taxonomy.DestinationID) (*FakeDSP, string, error
 		client: &http.Client{Transport: &http.Transport{DialContext: env.Dial, MaxIdleConnsPerHost: 1}, Timeout: 10 * time.Second}}, hash, nil
 }
 
-// Holds is how many rows the partner has that have not ended.
-func (p *FakeDSP) Holds() (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.env.Now()
-	for _, end := range p.members {
-		if end.After(now) {
-			n++
-		}
-	}
-	return n
-}
-
 // run pulls until the context ends.
 func (p *FakeDSP) run(ctx context.Context) error {
 	defer p.client.CloseIdleConnections()

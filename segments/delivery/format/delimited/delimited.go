@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -328,19 +327,4 @@ func (c controlled) Control(f delivery.FileInfo, parts []delivery.Part) (string,
 	}
 	stem, _, _ := strings.Cut(info.Totals.FileName, ".sync")
 	return stem + ".info", append(b, '\n'), nil
-}
-
-// Macros returns the names of all macros, for help.
-func Macros() (names []string) {
-	for n := range scalars {
-		names = append(names, n)
-	}
-	for n := range signs {
-		names = append(names, n)
-	}
-	for n := range lists {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
 }
