@@ -140,28 +140,6 @@ func TestRequestsOfTheWrongFormAreRefused(t *testing.T) {
 	}
 }
 
-func TestNoRouteAnswersWithoutTheAdminsKey(t *testing.T) {
-	s := newStage(t)
-	s.furnish()
-	n := 0
-	for _, r := range s.api.Routes() {
-		if r.Listener != tagserver.Private || r.Auth != tagserver.AuthAdmin {
-			t.Errorf("%s %s is %s for %s", r.Method, r.Path, r.Auth, r.Listener)
-		}
-		path := strings.TrimPrefix(strings.NewReplacer(":id", "shop", ":category", "a", ":receipt", "00ff").Replace(r.Path), base)
-		for _, key := range []string{"", "Bearer ebba_other", "Bearer ebbp_" + adminKey, adminKey, "Basic " + adminKey} {
-			a := s.call(r.Method, path, `{}`, "Authorization: "+key, "If-Match: *")
-			if p := a.problem(t); a.code != http.StatusUnauthorized || p.Code != "unauthorized" || a.head.Get("WWW-Authenticate") == "" {
-				t.Errorf("%s %s with key %q: %d %s", r.Method, path, key, a.code, a.body)
-			}
-			n++
-		}
-	}
-	if n < 5*40 {
-		t.Errorf("only %d requests: the table has lost rows", n)
-	}
-}
-
 func TestWhatFailsInsideIsNotToldOutside(t *testing.T) {
 	s := newStage(t)
 	s.furnish()
