@@ -3,6 +3,7 @@ package cassandra
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -19,11 +20,23 @@ import (
 // three nodes of it.
 //
 //	EBB_TEST_CASSANDRA=$(CASS_HEAP=384m deploy/cassandra/cass up 3) EBB_LONG=1 go test -run TestLong ./retention/cassandra
-func cass(t *testing.T, args ...string) {
+func cass(t *testing.T, args ...string) string {
 	t.Helper()
-	if out, err := exec.Command("../../deploy/cassandra/cass", args...).CombinedOutput(); err != nil {
+	out, err := tryCass(args...)
+	if err != nil {
 		t.Fatalf("cass %v: %v: %s", args, err, out)
 	}
+	return out
+}
+
+func tryCass(args ...string) (string, error) { return cassWith(nil, args...) }
+
+// cassWith is cass with more settings in its environment.
+func cassWith(settings []string, args ...string) (string, error) {
+	cmd := exec.Command("../../deploy/cassandra/cass", args...)
+	cmd.Env = append(os.Environ(), settings...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 func needThree(t *testing.T) {
@@ -47,8 +60,8 @@ func newHistory() *history {
 	return &history{ok: map[int]bool{}, failed: map[int]bool{}, unknown: map[int]bool{}}
 }
 
-// begin puts events one by one, from several goroutines, until end, which waits for
-// them.
+// begin puts events one by one, some hundred a second from several goroutines, until
+// end, which waits for them.
 func (h *history) begin(st *Store) (end func()) {
 	var stop atomic.Bool
 	var next atomic.Int64
@@ -70,6 +83,7 @@ func (h *history) begin(st *Store) (end func()) {
 					h.failed[i] = true
 				}
 				h.mu.Unlock()
+				wait(10 * time.Millisecond)
 			}
 		})
 	}
@@ -99,23 +113,36 @@ func faultEvent(i int) retention.StoredEvent {
 		Event: &taxonomy.Event{ID: taxonomy.EventID{byte(i), byte(i >> 8), byte(i >> 16)}, Time: now, Kind: taxonomy.EventPage}}}
 }
 
-// check reads everything back.
-func (h *history) check(t *testing.T, st *Store) {
-	t.Helper()
-	times := map[int]int{}
-	err := st.Events().Scan(t.Context(), 0, 1, 0, 1<<20, func(e *retention.StoredEvent) error {
+// stored is how often each event of a load is there.
+func stored(ctx context.Context, st *Store) (times map[int]int, err error) {
+	times = map[int]int{}
+	err = st.Events().Scan(ctx, 0, 1, 0, 1<<20, func(e *retention.StoredEvent) error {
 		times[int(e.Ref.Seq)]++
 		return nil
 	})
+	return times, err
+}
+
+// missing counts what was acknowledged and is not among what is there.
+func (h *history) missing(times map[int]int) (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range h.ok {
+		if times[i] == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// check reads everything back, when the load has ended.
+func (h *history) check(t *testing.T, st *Store) {
+	t.Helper()
+	times, err := stored(t.Context(), st)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lost, twice, phantom := 0, 0, 0
-	for i := range h.ok {
-		if times[i] == 0 {
-			lost++
-		}
-	}
+	lost, twice, phantom := h.missing(times), 0, 0
 	for i, n := range times {
 		if n > 1 {
 			twice++

@@ -46,6 +46,15 @@ type statement struct {
 // policy goes to others while ours are not connected yet, and there LOCAL_QUORUM
 // means another quorum.
 func dial(o Options, keyspace string, anywhere bool) (*session, error) {
+	s, err := config(o, keyspace, anywhere).CreateSession()
+	if err != nil {
+		return nil, err
+	}
+	return &session{cql: s, after: o.After}, nil
+}
+
+// config is how the driver is set up.
+func config(o Options, keyspace string, anywhere bool) *gocql.ClusterConfig {
 	c := gocql.NewCluster(o.Hosts...)
 	c.Keyspace = keyspace // the driver is token-aware for this keyspace only
 	c.ProtoVersion = 4
@@ -75,11 +84,7 @@ func dial(o Options, keyspace string, anywhere bool) (*session, error) {
 	if o.TLS != nil {
 		c.SslOpts = &gocql.SslOptions{Config: o.TLS, EnableHostVerification: !o.TLS.InsecureSkipVerify}
 	}
-	s, err := c.CreateSession()
-	if err != nil {
-		return nil, err
-	}
-	return &session{cql: s, after: o.After}, nil
+	return c
 }
 
 // dialer opens a connection of the driver.
@@ -254,6 +259,11 @@ func (s *session) loop(ctx context.Context, write bool, do func() error) error {
 		case errors.As(err, &own):
 			return own.err
 		case hopeless(err):
+			// An earlier attempt may have done it, or the other of two: a guardrail
+			// refuses at one node (disk nearly full) what another has begun.
+			if write && (unknown || s.hedge != nil && guarded(err)) {
+				return fmt.Errorf("%w: %w", retention.ErrUnknown, err)
+			}
 			return err
 		}
 		unknown = unknown || s.hedge != nil || !refused(err)
@@ -295,6 +305,12 @@ func hopeless(err error) bool {
 	}
 	var me gocql.MarshalError
 	return errors.As(err, &me)
+}
+
+// guarded reports an error that a guardrail may have given: each node has its own.
+func guarded(err error) bool {
+	var re gocql.RequestError
+	return errors.As(err, &re) && re.Code() == gocql.ErrCodeInvalid
 }
 
 // refused reports a definite failure of a statement that went to one node: it
