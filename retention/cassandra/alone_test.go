@@ -41,7 +41,7 @@ func alone(t *testing.T, node string) map[int]int {
 		}
 	}
 	// Until it takes the others for dead, it may ask one of them.
-	for end := time.Now().Add(2 * time.Minute); ; wait(time.Second) {
+	for end := time.Now().Add(patience); ; wait(time.Second) {
 		there, err := stored(t.Context(), st)
 		if err == nil {
 			return there
@@ -66,7 +66,7 @@ func allMet(t *testing.T) {
 // agree waits until some nodes say the same of some, as `nodetool status` puts it.
 func agree(t *testing.T, who []string, what string, of []string) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Minute); ; wait(time.Second) {
+	for end := time.Now().Add(patience); ; wait(time.Second) {
 		yes := true
 		for _, n := range who {
 			out, err := tryCass("nodetool", n, "status")
@@ -86,7 +86,7 @@ func agree(t *testing.T, who []string, what string, of []string) {
 // handedOver waits until no node keeps hints for another.
 func handedOver(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Minute); ; wait(time.Second) {
+	for end := time.Now().Add(patience); ; wait(time.Second) {
 		left := 0
 		for _, n := range three {
 			files, err := filepath.Glob(filepath.Join(folder(t, n), "hints", "*.hints"))

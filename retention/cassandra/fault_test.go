@@ -45,7 +45,28 @@ func needThree(t *testing.T) {
 	if cluster.nodes < 3 || !strings.HasPrefix(cluster.host, "127.0.") {
 		t.Skip("needs three nodes: EBB_TEST_CASSANDRA=$(CASS_HEAP=384m deploy/cassandra/cass up 3)")
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			mend(t)
+		}
+	})
 }
+
+// mend leaves a cluster that goes on to the test after one that failed.
+func mend(t *testing.T) {
+	t.Helper()
+	for _, n := range three {
+		switch line := statusLine(t, n); {
+		case strings.Contains(line, ", frozen, "):
+			cass(t, "resume", n)
+		case !runs(t, n):
+			startAgain(t, cassWith, n)
+		}
+	}
+}
+
+// patience is how long a test waits for what must come: no slow machine fails it.
+const patience = 10 * time.Minute
 
 // history is what became of the writes of a load: a write that is told to be
 // done is there for ever; one that failed never was; of one that is unknown
@@ -99,7 +120,7 @@ func (h *history) acked() int {
 // more waits until n more are acknowledged.
 func (h *history) more(t testing.TB, n int, when string) {
 	t.Helper()
-	for end, want := time.Now().Add(2*time.Minute), h.acked()+n; h.acked() < want; wait(20 * time.Millisecond) {
+	for end, want := time.Now().Add(patience), h.acked()+n; h.acked() < want; wait(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: the load stands still at %d of %d acknowledged events", when, h.acked(), want)
 		}
@@ -288,7 +309,7 @@ func TestLongFaultTheLogOutlivesTheCluster(t *testing.T) { // R2, R3
 	cass(t, "start", "1", "2", "3")
 	put(50)
 	at := retention.Position{}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	seen := map[int]int{}
 	for len(seen) < n && ctx.Err() == nil {

@@ -18,7 +18,7 @@ import (
 func arrives(t *testing.T, l *Log, n int) bool {
 	t.Helper()
 	at, seen := retention.Position{}, map[int]int{}
-	for end := time.Now().Add(90 * time.Second); len(seen) < n; wait(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); len(seen) < n; wait(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Errorf("%d of %d events of the log came", len(seen), n)
 			return false
@@ -80,7 +80,7 @@ func TestRowsThatTheClusterForgotComeBackAfterAnOutage(t *testing.T) {
 		return e.failing
 	}
 	r.set(shut, r.nodes()...)
-	for end := time.Now().Add(2 * time.Minute); !failing(); wait(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); !failing(); wait(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the writer does not notice an outage")
 		}
@@ -192,7 +192,7 @@ func TestLongPeriodicSyncForgetsOnlyTheLastMoments(t *testing.T) {
 		n += 3
 	}
 	there := map[int]bool{}
-	for end := time.Now().Add(2 * time.Minute); ; wait(200 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; wait(200 * time.Millisecond) {
 		err := st.Events().Scan(t.Context(), 0, 1, 0, 1<<20, func(e *retention.StoredEvent) error {
 			there[int(e.Ref.Seq)] = true
 			return nil

@@ -171,7 +171,7 @@ func (d *disks) makeRoom() {
 // ended waits until nodes have ended by themselves.
 func ended(t *testing.T, nodes ...string) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Minute); slices.ContainsFunc(nodes, func(n string) bool { return runs(t, n) }); wait(200 * time.Millisecond) {
+	for end := time.Now().Add(patience); slices.ContainsFunc(nodes, func(n string) bool { return runs(t, n) }); wait(200 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("of nodes %v some go on", nodes)
 		}
@@ -248,7 +248,7 @@ func TestLongFaultFullDisksAreToldAndLoseNothing(t *testing.T) { // P1, R2, R3
 			defer end()
 			h.more(t, 200, "before")
 			for begin := time.Now(); put(1, retention.AckQuorum) == 0; {
-				if time.Since(begin) > 2*time.Minute {
+				if time.Since(begin) > patience {
 					t.Fatal("no append reaches quorum while there is room")
 				}
 			}
@@ -292,7 +292,7 @@ func TestLongFaultFullDisksAreToldAndLoseNothing(t *testing.T) { // P1, R2, R3
 // quiet waits until nothing is acknowledged for 3 s.
 func (h *history) quiet(t *testing.T) {
 	t.Helper()
-	end := time.Now().Add(3 * time.Minute)
+	end := time.Now().Add(patience)
 	for last, since := h.acked(), time.Now(); time.Since(since) < 3*time.Second; wait(50 * time.Millisecond) {
 		if n := h.acked(); n != last {
 			last, since = n, time.Now()

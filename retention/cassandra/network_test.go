@@ -333,7 +333,7 @@ func contest(t *testing.T, contenders int, long time.Duration, of func(i int) re
 			meddle(rng)
 		}
 	}
-	for end := time.Now().Add(2 * time.Minute); ; wait(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; wait(100 * time.Millisecond) {
 		l.mu.Lock()
 		took := l.took
 		l.mu.Unlock()

@@ -183,7 +183,7 @@ func through(t *testing.T) (*Store, *relays) {
 			t.Error(err)
 		}
 	})
-	for end := time.Now().Add(time.Minute); len(r.nodes()) < cluster.nodes; <-time.After(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); len(r.nodes()) < cluster.nodes; <-time.After(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the driver is connected to %d of %d nodes", len(r.nodes()), cluster.nodes)
 		}

@@ -89,7 +89,7 @@ func follow(t *testing.T, keyspace string, atLeast int) found {
 	defer l.Close(context.Background())
 	f := newFound()
 	at := retention.Position{}
-	for end := time.Now().Add(time.Minute); len(f.times) < atLeast && time.Now().Before(end); {
+	for end := time.Now().Add(slower * time.Minute); len(f.times) < atLeast && time.Now().Before(end); {
 		frames, err := l.Follow(t.Context(), 0, at, 4<<20)
 		if err != nil {
 			t.Fatal(err)

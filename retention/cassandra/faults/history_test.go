@@ -161,9 +161,13 @@ func (h *history) say(format string, args ...any) {
 	h.note(format, args...)
 }
 
+// slower is how much slower than a quiet machine's two cores one may be.
+const slower = 4
+
 // until waits until something is so of the history.
 func (h *history) until(t testing.TB, limit time.Duration, what string, so func() bool) {
 	t.Helper()
+	limit *= slower
 	for end := time.Now().Add(limit); ; {
 		h.mu.Lock()
 		ok := so()
@@ -255,7 +259,7 @@ func (p *process) stop() {
 	p.in.Close()
 	select {
 	case <-p.done:
-	case <-time.After(2 * time.Minute):
+	case <-time.After(slower * 2 * time.Minute):
 		p.t.Errorf("%s does not end", p.name)
 		p.kill()
 		return

@@ -157,7 +157,7 @@ func beside(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); <-time.After(200 * time.Millisecond) {
+	for end := time.Now().Add(slower * 3 * time.Minute); time.Now().Before(end); <-time.After(200 * time.Millisecond) {
 		it := s.Query(`SELECT table_name, gc_grace_seconds FROM system_schema.tables`).Iter()
 		var name string
 		var grace int
