@@ -73,12 +73,15 @@ const patience = 10 * time.Minute
 // both may be.
 type history struct {
 	mu                  sync.Mutex
+	before              int // its events are numbered from here: no load has those of another
 	ok, failed, unknown map[int]bool
 	slowest             time.Duration
 }
 
+var loads atomic.Int64
+
 func newHistory() *history {
-	return &history{ok: map[int]bool{}, failed: map[int]bool{}, unknown: map[int]bool{}}
+	return &history{before: int(loads.Add(1)) << 20, ok: map[int]bool{}, failed: map[int]bool{}, unknown: map[int]bool{}}
 }
 
 // begin puts events one by one, some hundred a second from several goroutines, until
@@ -86,6 +89,7 @@ func newHistory() *history {
 func (h *history) begin(st *Store) (end func()) {
 	var stop atomic.Bool
 	var next atomic.Int64
+	next.Store(int64(h.before))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -131,7 +135,7 @@ func faultEvent(i int) retention.StoredEvent {
 	now := realNow()
 	return retention.StoredEvent{Ref: taxonomy.Ref{Writer: taxonomy.WriterID{5}, Seq: uint64(i)}, Record: taxonomy.Record{
 		Kind: taxonomy.RecordEvent, Received: now, Site: "shop", Visitor: storetest.Visitor(i % 100),
-		Event: &taxonomy.Event{ID: taxonomy.EventID{byte(i), byte(i >> 8), byte(i >> 16)}, Time: now, Kind: taxonomy.EventPage}}}
+		Event: &taxonomy.Event{ID: taxonomy.EventID{byte(i), byte(i >> 8), byte(i >> 16), byte(i >> 24)}, Time: now, Kind: taxonomy.EventPage}}}
 }
 
 // stored is how often each event of a load is there.
