@@ -136,7 +136,7 @@ func startAgain(t *testing.T, cass func(settings []string, args ...string) (stri
 
 // K3: a node that was killed finds its commit log damaged. If the end is gone, as
 // after a power cut, or rows are garbled, it starts with an ERROR in its log and
-// without the rest of that file; if the head of a section is garbled, it refuses, and
+// without the rest of that section; if the head of one is garbled, it refuses, and
 // starts when it is told to leave out what it cannot read. Each way it lacks rows that
 // it had acknowledged, and gets them by a repair. Who reads at LOCAL_QUORUM misses
 // nothing of what the other two have; and where all were killed at once, so that the
@@ -149,14 +149,20 @@ func TestLongFaultATornCommitLogLosesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	rows := func(t *testing.T, file string, written []byte) { // of a section: the first has its size there
+	// The last quarter is of this load.
+	rows := func(t *testing.T, file string, written []byte) { // of the longest section, from its first on
 		list := sections(written)
-		i := len(list) / 2
-		garble(t, file, list[i]+8, min(kib, list[i+1]-list[i]-8))
+		at, size := 0, 0
+		for i := len(list) * 3 / 4; i < len(list)-1; i++ {
+			if n := list[i+1] - list[i] - 8; n > size {
+				at, size = list[i]+8, n
+			}
+		}
+		garble(t, file, at, min(kib, size))
 	}
 	head := func(t *testing.T, file string, written []byte) {
 		list := sections(written)
-		garble(t, file, list[len(list)/2], kib)
+		garble(t, file, list[len(list)*3/4], kib)
 	}
 	for _, c := range []struct {
 		name   string

@@ -51,7 +51,7 @@ func TestLongFaultsLoseNothingAndCountNothingTwice(t *testing.T) { // P1, P6, R3
 	// Each builder is frozen just before a swap, when all checks were made; the
 	// other takes over; it goes on and must publish nothing.
 	for _, p := range []*process{x, y} {
-		h.until(t, 2*time.Minute, p.name+" is frozen", func() bool { return h.frozen == p.name })
+		h.until(t, 2*time.Minute, p.name+" is frozen", func() bool { return h.frozen[p.name] })
 		h.mu.Lock()
 		var term uint64
 		for n, c := range h.claims {

@@ -40,8 +40,8 @@ type history struct {
 	closed      map[string]uint64      // ends of writers, as first closed
 	claims      map[uint64]publication // by term: who claimed it, and the newest generation then
 	published   []publication
-	stale       []publication // newer than another's claim of a later term
-	frozen      string        // who stopped itself
+	stale       []publication   // newer than another's claim of a later term
+	frozen      map[string]bool // who stopped itself
 	gaveUp      map[uint64]string
 	received    uint64
 	stored      uint64
@@ -72,7 +72,7 @@ type publication struct {
 
 func newHistory(t testing.TB) *history {
 	return &history{t: t, began: time.Now(), events: map[taxonomy.EventID]outcome{}, putOf: map[taxonomy.EventID][]int{}, next: map[string]int{}, writers: map[string]string{},
-		closed: map[string]uint64{}, claims: map[uint64]publication{}, gaveUp: map[uint64]string{}, drained: map[string]bool{}, troubles: map[string]int{}}
+		closed: map[string]uint64{}, claims: map[uint64]publication{}, gaveUp: map[uint64]string{}, drained: map[string]bool{}, frozen: map[string]bool{}, troubles: map[string]int{}}
 }
 
 // hear takes a line of a process.
@@ -133,7 +133,7 @@ func (h *history) hear(from, line string) {
 	} else if _, err := fmt.Sscanf(line, "W %s", &id); err == nil {
 		h.writers[from] = id
 	} else if _, err := fmt.Sscanf(line, "Z %s", &what); err == nil {
-		h.frozen = from
+		h.frozen[from] = true
 		h.note("%s is frozen just before a swap of %s", from, what)
 	} else if _, err := fmt.Sscanf(line, "X %d", &p.term); err == nil {
 		h.gaveUp[p.term] = line
