@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/deliverytest"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -38,12 +39,12 @@ func TestWhatAReceiverHoldsIsCarriedWhenNothingIsUnderWay(t *testing.T) {
 		r := pushFilled(t, 5)
 		dest := pushed()
 		next := newPushRig(t, r.w)
-		r.to.fate = func(*delivery.Chunk) fate { return lost }
+		r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Lost }
 		r.push(t, dest)
 		if err := next.d.Carry(t.Context(), r.d, inPlace(r.w)); !errors.Is(err, delivery.ErrPushing) || !strings.Contains(err.Error(), string(dsp)) {
 			t.Fatalf("a push under way: %v", err)
 		}
-		r.to.fate = func(*delivery.Chunk) fate { return takes }
+		r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Takes }
 		for range 8 {
 			r.w.now += 30 * taxonomy.Minute
 			r.push(t, dest)
@@ -65,10 +66,10 @@ func TestWhatAReceiverHoldsIsCarriedWhenNothingIsUnderWay(t *testing.T) {
 		if got, want := next.stock(t), r.stock(t); !slices.Equal(got, want) || len(got) != 1 || got[0].Held == 0 {
 			t.Fatalf("power failed at write %d: it kept %+v, and had %+v", after, got, want)
 		}
-		calls := next.to.calls
+		calls := next.to.Calls
 		next.push(t, dest)
-		if next.to.calls != calls {
-			t.Fatalf("%d chunks were sent though nothing changed", next.to.calls-calls)
+		if next.to.Calls != calls {
+			t.Fatalf("%d chunks were sent though nothing changed", next.to.Calls-calls)
 		}
 		r.w.visitors[0].consent.Purposes = taxonomy.MayStore // withdrawn
 		r.w.now += taxonomy.Hour
@@ -76,6 +77,6 @@ func TestWhatAReceiverHoldsIsCarriedWhenNothingIsUnderWay(t *testing.T) {
 		if done.Result != delivery.ResultDelta || done.Removes == 0 || done.Adds != 0 {
 			t.Fatalf("somebody withdrew consent, and it delivers %+v", done)
 		}
-		same(t, "after the move", next.to.holds(r.w.now), r.w.want(&dest))
+		same(t, "after the move", next.to.Holds(r.w.now), r.w.want(&dest))
 	}
 }

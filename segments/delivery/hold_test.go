@@ -23,7 +23,7 @@ func eachWay(t *testing.T, test func(*testing.T, *holder)) {
 	})
 	t.Run("push", func(t *testing.T) {
 		r := newPushRig(t, filled(t, 300).w)
-		test(t, &holder{r.rig, pushed(), func() map[string]bool { return r.to.holds(r.w.now) }})
+		test(t, &holder{r.rig, pushed(), func() map[string]bool { return r.to.Holds(r.w.now) }})
 	})
 }
 

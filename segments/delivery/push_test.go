@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/deliverytest"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -21,8 +22,8 @@ func (r *pushRig) push(t tb, dest delivery.Destination) delivery.Delivery {
 	if err != nil {
 		t.Fatalf("run: %v", err)
 	}
-	if r.to.fault != nil {
-		t.Fatalf("the receiver: %v", r.to.fault)
+	if r.to.Fault != nil {
+		t.Fatalf("the receiver: %v", r.to.Fault)
 	}
 	return done
 }
@@ -36,7 +37,7 @@ func TestACrashAtAnyChunkResumesWhereThePartnerAcknowledged(t *testing.T) {
 			src := r.w.generation()
 			r.fault.after, r.fault.late = after, late
 			_, err := r.d.Run(context.Background(), pushed(), src)
-			crashed, before := r.fault.down, r.to.calls
+			crashed, before := r.fault.down, r.to.Calls
 			if crashed != (err != nil) {
 				t.Fatalf("crash at write %d: %v", after, err)
 			}
@@ -48,11 +49,11 @@ func TestACrashAtAnyChunkResumesWhereThePartnerAcknowledged(t *testing.T) {
 			if !crashed && done.Result != delivery.ResultDelivered {
 				t.Fatalf("without a crash: %+v", done)
 			}
-			if again := before + (r.to.calls - before) - 7; again > 1 || len(r.to.keys) != 7 {
-				t.Fatalf("crash at write %d, late %v: %d chunks were sent again, under %d keys", after, late, again, len(r.to.keys))
+			if again := before + (r.to.Calls - before) - 7; again > 1 || len(r.to.Keys) != 7 {
+				t.Fatalf("crash at write %d, late %v: %d chunks were sent again, under %d keys", after, late, again, len(r.to.Keys))
 			}
 			dest := pushed()
-			same(t, fmt.Sprint("crash at write ", after), r.to.holds(r.w.now), r.w.want(&dest))
+			same(t, fmt.Sprint("crash at write ", after), r.to.Holds(r.w.now), r.w.want(&dest))
 		}
 	}
 }
@@ -64,12 +65,12 @@ func TestAPartnerThatIsDownForADayIsAskedAgain(t *testing.T) {
 	dest := pushed()
 	up := r.w.now + 26*taxonomy.Hour
 	var asked []taxonomy.Millis
-	r.to.fate = func(*delivery.Chunk) fate {
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate {
 		asked = append(asked, r.w.now)
 		if r.w.now < up {
-			return lost
+			return deliverytest.Lost
 		}
-		return takes
+		return deliverytest.Takes
 	}
 	for range 5 * 28 {
 		r.push(t, dest)
@@ -86,16 +87,16 @@ func TestAPartnerThatIsDownForADayIsAskedAgain(t *testing.T) {
 	if len(asked) < 26 {
 		t.Fatalf("only %d attempts in 26 h", len(asked))
 	}
-	same(t, "after a day", r.to.holds(r.w.now), r.w.want(&dest))
+	same(t, "after a day", r.to.Holds(r.w.now), r.w.want(&dest))
 
-	r.to.fate = func(*delivery.Chunk) fate { return busy }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Busy }
 	r.w.now += 24 * taxonomy.Hour
 	if done := r.push(t, dest); done.Result != delivery.ResultWaiting || done.Next < r.w.now+90*taxonomy.Minute || done.Fault == "" {
 		t.Fatalf("asked to come again after 90 minutes: %+v", done)
 	}
-	before := r.to.calls
+	before := r.to.Calls
 	r.w.now += 89 * taxonomy.Minute
-	if r.push(t, dest); r.to.calls != before {
+	if r.push(t, dest); r.to.Calls != before {
 		t.Fatal("the partner was asked before it wished")
 	}
 }
@@ -105,11 +106,11 @@ func TestAPartnerThatIsDownForADayIsAskedAgain(t *testing.T) {
 func TestARefusedChunkStopsNoOther(t *testing.T) {
 	r := pushFilled(t, 5)
 	dest := pushed()
-	r.to.fate = func(c *delivery.Chunk) fate {
+	r.to.Fate = func(c *delivery.Chunk) deliverytest.Fate {
 		if c.Index == 2 {
-			return refuses
+			return deliverytest.Refuses
 		}
-		return takes
+		return deliverytest.Takes
 	}
 	done := r.push(t, dest)
 	if done.Chunks != 7 || done.Acknowledged != 6 || done.Refused != 1 || done.Held != 17 || done.Result != delivery.ResultWaiting {
@@ -119,8 +120,8 @@ func TestARefusedChunkStopsNoOther(t *testing.T) {
 	if err != nil || len(letters) != 1 || letters[0].Rows != 3 || letters[0].Fault != "status 400: refused" {
 		t.Fatalf("letters are %+v, %v", letters, err)
 	}
-	r.to.fate = func(*delivery.Chunk) fate { return takes }
-	if r.push(t, dest); len(r.to.holds(r.w.now)) != 17 {
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Takes }
+	if r.push(t, dest); len(r.to.Holds(r.w.now)) != 17 {
 		t.Fatal("what was refused was sent again at once")
 	}
 	if err := r.d.Replay(context.Background(), dsp); err != nil {
@@ -129,7 +130,7 @@ func TestARefusedChunkStopsNoOther(t *testing.T) {
 	if done := r.push(t, dest); done.Adds != 3 || done.Held != 20 {
 		t.Fatalf("after the replay: %+v", done)
 	}
-	same(t, "after the replay", r.to.holds(r.w.now), r.w.want(&dest))
+	same(t, "after the replay", r.to.Holds(r.w.now), r.w.want(&dest))
 }
 
 // R25: an unknown chunk counts as possibly held, so that its rows are removed if
@@ -137,7 +138,7 @@ func TestARefusedChunkStopsNoOther(t *testing.T) {
 func TestWhatMayBeHeldIsRemovedAndAddedAgain(t *testing.T) {
 	r := pushFilled(t, 5)
 	dest := pushed()
-	r.to.fate = func(*delivery.Chunk) fate { return takesMute }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.TakesMute }
 	for range 8 {
 		r.push(t, dest)
 		r.w.now += 2 * taxonomy.Hour
@@ -148,12 +149,12 @@ func TestWhatMayBeHeldIsRemovedAndAddedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.dropped = true
-	r.to.fate = func(*delivery.Chunk) fate { return takes }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Takes }
 	for range 8 {
 		r.push(t, dest)
 		r.w.now += 2 * taxonomy.Hour
 	}
-	same(t, "after answers came", r.to.holds(r.w.now), r.w.want(&dest))
+	same(t, "after answers came", r.to.Holds(r.w.now), r.w.want(&dest))
 }
 
 // P6: what is under way and holds a visitor who is forgotten is not sent on.
@@ -163,7 +164,7 @@ func TestForgettingStopsWhatIsUnderWay(t *testing.T) {
 	v := r.w.visitors[1]
 	id := r.w.id(&dest, v)
 	forgot := false
-	r.to.fate = func(c *delivery.Chunk) fate {
+	r.to.Fate = func(c *delivery.Chunk) deliverytest.Fate {
 		if c.Index == 1 && !forgot {
 			forgot = true
 			v.gone, v.nameless = true, true
@@ -171,11 +172,11 @@ func TestForgettingStopsWhatIsUnderWay(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		return takes
+		return deliverytest.Takes
 	}
 	r.push(t, dest)
 	r.push(t, dest)
-	same(t, "after the erasure", r.to.holds(r.w.now), r.w.want(&dest))
+	same(t, "after the erasure", r.to.Holds(r.w.now), r.w.want(&dest))
 	// The night's eraser comes for what was sent and is kept.
 	if err := r.d.Erase(context.Background(), []taxonomy.VisitorKey{v.key}); err != nil {
 		t.Fatal(err)
@@ -201,7 +202,7 @@ func TestARateIsKept(t *testing.T) {
 	dest := pushed()
 	dest.Push = delivery.Push{PerMinute: 2, Concurrency: 4}
 	var at []taxonomy.Millis
-	r.to.fate = func(*delivery.Chunk) fate { at = append(at, r.w.now); return takes }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { at = append(at, r.w.now); return deliverytest.Takes }
 	var waits []time.Duration
 	r.waited = func(d time.Duration) {
 		waits = append(waits, d)
@@ -221,26 +222,26 @@ func TestNewPseudonymsTakeTheOldOnesAway(t *testing.T) {
 	r := pushFilled(t, 4)
 	dest := pushed()
 	r.push(t, dest)
-	old := r.to.holds(r.w.now)
+	old := r.to.Holds(r.w.now)
 	dest.PseudonymEpoch++
 	r.w.now += taxonomy.Hour
 	if done := r.push(t, dest); done.Removes != uint64(len(old)) || done.Why != "the partner's IDs changed" {
 		t.Fatalf("%+v", done)
 	}
-	same(t, "with new pseudonyms", r.to.holds(r.w.now), r.w.want(&dest))
+	same(t, "with new pseudonyms", r.to.Holds(r.w.now), r.w.want(&dest))
 }
 
 func TestAStoppedProcessIsNotThePartnersFault(t *testing.T) {
 	r := pushFilled(t, 4)
 	ctx, cancel := context.WithCancel(context.Background())
-	r.to.fate = func(*delivery.Chunk) fate { cancel(); return lost }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { cancel(); return deliverytest.Lost }
 	if _, err := r.d.Run(ctx, pushed(), r.w.generation()); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	r.to.fate = func(*delivery.Chunk) fate { return takes }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Takes }
 	if done := r.push(t, pushed()); done.Result == delivery.ResultWaiting {
 		t.Fatalf("it waits: %+v", done)
 	}
 	dest := pushed()
-	same(t, "after the restart", r.to.holds(r.w.now), r.w.want(&dest))
+	same(t, "after the restart", r.to.Holds(r.w.now), r.w.want(&dest))
 }

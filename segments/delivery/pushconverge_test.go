@@ -1,23 +1,19 @@
 package delivery_test
 
 import (
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/deliverytest"
 	"github.com/ebb-dmp/ebb/segments/delivery/format/tsv"
 	"github.com/ebb-dmp/ebb/segments/delivery/transport/pull"
 	"github.com/ebb-dmp/ebb/taxonomy"
@@ -25,138 +21,19 @@ import (
 )
 
 // small is TSV in chunks of a few rows.
-type small struct{ tsv.Format }
-
-func (small) Facts() delivery.FormatFacts {
-	f := tsv.Format{}.Facts()
-	f.MaxRows, f.MaxBytes = 3, 10_000
-	return f
-}
-
-// receiver is a partner that is pushed to, with a fate for each chunk. It is no
-// partner's software: it does what the fates say.
-type receiver struct {
-	mu    sync.Mutex
-	fate  func(*delivery.Chunk) fate
-	ends  map[string]taxonomy.Millis
-	lied  map[string]bool     // rows of which it took something later, or not, without saying so
-	late  []func()            // what arrived and was not applied yet
-	keys  map[string][32]byte // idempotency keys seen, and what for
-	calls int
-	fault error
-}
-
-type fate string
-
-const (
-	takes     fate = "takes"
-	takesMute fate = "takes, and the answer is lost"
-	lost      fate = "never gets it"
-	busy      fate = "wants to be asked later"
-	refuses   fate = "refuses"
-	twice     fate = "takes it twice"
-	delays    fate = "says yes, and takes it later"
-	mislays   fate = "says yes, and takes only some"
-	mutters   fate = "says nothing, and takes it later"
-)
-
-func (r *receiver) Facts() delivery.TransportFacts    { return delivery.TransportFacts{} }
-func (r *receiver) Check(*delivery.Destination) error { return nil }
-
-func (r *receiver) Send(_ context.Context, _ *delivery.Destination, c *delivery.Chunk) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.calls++
-	if was, ok := r.keys[c.Key]; ok && was != c.SHA256 {
-		r.fault = fmt.Errorf("key %s stands for two things", c.Key)
-	}
-	r.keys[c.Key] = c.SHA256
-	lines, err := linesOf(c)
-	if err != nil {
-		r.fault = err
-		return err
-	}
-	apply := func(lines []string) {
-		for _, l := range lines {
-			f := strings.Split(l, "\t")
-			row := f[0] + "\t" + f[1]
-			minutes, _ := strconv.Atoi(f[3])
-			if f[2] == "-" {
-				delete(r.ends, row)
-			} else {
-				r.ends[row] = c.Created + taxonomy.Millis(minutes)*taxonomy.Minute
-			}
-		}
-	}
-	what := r.fate(c)
-	if what == delays || what == mislays || what == mutters {
-		for _, l := range lines {
-			f := strings.Split(l, "\t")
-			r.lied[f[0]+"\t"+f[1]] = true
-		}
-	}
-	switch what {
-	case takesMute:
-		apply(lines)
-		return fmt.Errorf("no answer: %w", retention.ErrUnknown)
-	case lost:
-		return fmt.Errorf("connection reset: %w", retention.ErrUnknown)
-	case busy:
-		return &delivery.Later{After: 90 * time.Minute, Err: errors.New("status 429")}
-	case refuses:
-		return fmt.Errorf("status 400: %w", delivery.ErrRefused)
-	case twice:
-		apply(lines)
-		apply(lines)
-	case delays:
-		r.late = append(r.late, func() { apply(lines) })
-	case mislays:
-		apply(lines[:len(lines)/2])
-	case mutters:
-		r.late = append(r.late, func() { apply(lines) })
-		return fmt.Errorf("timeout: %w", retention.ErrUnknown)
-	default:
-		apply(lines)
-	}
-	return nil
-}
-
-func linesOf(c *delivery.Chunk) ([]string, error) {
-	z, err := gzip.NewReader(io.NewSectionReader(c.Body, 0, c.Body.Size()))
-	if err != nil {
-		return nil, err
-	}
-	text, err := io.ReadAll(z)
-	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
-	if err == nil && uint64(len(lines)) != c.Rows {
-		err = fmt.Errorf("%d lines, the chunk says %d", len(lines), c.Rows)
-	}
-	return lines, err
-}
-
-func (r *receiver) catchUp() {
-	for _, f := range r.late {
-		f()
-	}
-	r.late = nil
-}
-
-func (r *receiver) holds(now taxonomy.Millis) map[string]bool {
-	p := partner{ends: r.ends}
-	return p.holds(now)
-}
+var small = deliverytest.Chunked{Format: tsv.Format{}, MaxRows: 3}
 
 // pushRig is a rig whose destinations are pushed to.
 type pushRig struct {
 	*rig
-	to *receiver
+	to *deliverytest.Partner
 	// waited is called instead of waiting.
 	waited func(time.Duration)
 }
 
 func newPushRig(t tb, w *world) *pushRig {
 	r := &pushRig{rig: newRig(t, w)}
-	r.to = &receiver{ends: map[string]taxonomy.Millis{}, keys: map[string][32]byte{}, lied: map[string]bool{}, fate: func(*delivery.Chunk) fate { return takes }}
+	r.to = deliverytest.NewPartner()
 	r.waited = func(d time.Duration) { w.now += taxonomy.Millis(d.Milliseconds()) }
 	r.restart(t)
 	return r
@@ -168,7 +45,7 @@ func (r *pushRig) restart(t tb) {
 	d, err := delivery.New(delivery.Options{
 		Keyed: faultyKeyed{r.fault}, Blobs: faultyBlobs{r.fault}, Pseudonym: pseudonym,
 		View:       func() (audience.View, error) { return r.w.view(), nil },
-		Formats:    map[string]delivery.Format{"tsv": small{}},
+		Formats:    map[string]delivery.Format{"tsv": small},
 		Transports: map[string]delivery.Transport{"pull": pull.Transport{}, "push": r.to},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand,
 		After: func(d time.Duration) <-chan time.Time {
@@ -213,14 +90,14 @@ func pushConverges(t *rapid.T) {
 	dest.Floor = uint64(rapid.IntRange(1, 3).Draw(t, "floor"))
 	dest.Push.Concurrency = rapid.IntRange(0, 3).Draw(t, "concurrency")
 	dest.Push.PerMinute = rapid.SampledFrom([]int{0, 1, 10}).Draw(t, "per minute")
-	fates := []fate{takes, takes, takes, takesMute, lost, busy, refuses, twice, delays, mislays, mutters}
+	fates := deliverytest.AllFates
 	well := false
 	// Chunks are sent by several goroutines, which may not draw: the fate is
 	// made of a seed, the chunk and how often it was sent.
 	seed, sent := rapid.Uint64().Draw(t, "fates"), map[string]int{}
-	r.to.fate = func(c *delivery.Chunk) fate {
+	r.to.Fate = func(c *delivery.Chunk) deliverytest.Fate {
 		if well {
-			return takes
+			return deliverytest.Takes
 		}
 		sent[c.Key]++
 		h := sha256.Sum256(fmt.Appendf(nil, "%d %s %d", seed, c.Key, sent[c.Key]))
@@ -242,12 +119,12 @@ func pushConverges(t *rapid.T) {
 		if term == 1 {
 			return // there was no lease before
 		}
-		src, calls := w.generation(), r.to.calls
+		src, calls := w.generation(), r.to.Calls
 		src.Term = term - 1
 		_, err := r.d.Run(context.Background(), dest, src)
 		_, serr := r.d.Suppress(context.Background(), dest, src)
-		if !errors.Is(err, delivery.ErrStale) || serr != nil && !errors.Is(serr, delivery.ErrStale) || r.to.calls != calls {
-			t.Fatalf("after a takeover the one before sent %d chunks: %v, %v", r.to.calls-calls, err, serr)
+		if !errors.Is(err, delivery.ErrStale) || serr != nil && !errors.Is(serr, delivery.ErrStale) || r.to.Calls != calls {
+			t.Fatalf("after a takeover the one before sent %d chunks: %v, %v", r.to.Calls-calls, err, serr)
 		}
 	}
 	deliver := func() (done delivery.Delivery) {
@@ -262,8 +139,8 @@ func pushConverges(t *rapid.T) {
 			done, err = r.d.Run(context.Background(), dest, src)
 			return err
 		})
-		if r.to.fault != nil {
-			t.Fatalf("the receiver: %v", r.to.fault)
+		if r.to.Fault != nil {
+			t.Fatalf("the receiver: %v", r.to.Fault)
 		}
 		return done
 	}
@@ -275,8 +152,8 @@ func pushConverges(t *rapid.T) {
 			_, err := r.d.Suppress(context.Background(), dest, src)
 			return err
 		})
-		if r.to.fault != nil {
-			t.Fatalf("the receiver: %v", r.to.fault)
+		if r.to.Fault != nil {
+			t.Fatalf("the receiver: %v", r.to.Fault)
 		}
 	}
 	for range rapid.IntRange(25, 50).Draw(t, "steps") {
@@ -308,11 +185,11 @@ func pushConverges(t *rapid.T) {
 		case "takeover":
 			takeover()
 		case "late":
-			r.to.catchUp()
+			r.to.CatchUp()
 		case "expires early": // the partner's own clock
-			for _, row := range slices.Sorted(maps.Keys(r.to.ends)) {
+			for _, row := range slices.Sorted(maps.Keys(r.to.Ends)) {
 				if rapid.Bool().Draw(t, "this") {
-					delete(r.to.ends, row)
+					delete(r.to.Ends, row)
 				}
 			}
 		case "epoch":
@@ -327,7 +204,7 @@ func pushConverges(t *rapid.T) {
 	// All is well from here on: what was late arrives, and within one cycle of
 	// fulls the sets are equal.
 	well = true
-	r.to.catchUp()
+	r.to.CatchUp()
 	h.night()
 	for range 13 {
 		deliver()
@@ -343,8 +220,8 @@ func pushConverges(t *rapid.T) {
 		}
 		w.now += 20 * taxonomy.Minute
 	}
-	got, want := r.to.holds(w.now), w.want(&dest)
-	soon := r.to.holds(w.now + 16*taxonomy.Minute)
+	got, want := r.to.Holds(w.now), w.want(&dest)
+	soon := r.to.Holds(w.now + 16*taxonomy.Minute)
 	maps.DeleteFunc(want, func(row string, _ bool) bool { return got[row] || r.overSoon(&dest, row) })
 	for row := range want {
 		t.Fatalf("at the end the partner lacks %q", row)
@@ -353,14 +230,14 @@ func pushConverges(t *rapid.T) {
 		// Of the forgotten no ID is kept beyond one full after the partner has
 		// acknowledged that it is gone (R25): if it has not told the truth, its
 		// copy ends by its life.
-		if id, _, _ := strings.Cut(row, "\t"); r.to.lied[row] && slices.ContainsFunc(ever[id], func(v *visitor) bool { return v.gone }) {
+		if id, _, _ := strings.Cut(row, "\t"); r.to.Lied[row] && slices.ContainsFunc(ever[id], func(v *visitor) bool { return v.gone }) {
 			continue
 		}
 		if !w.want(&dest)[row] {
 			t.Fatalf("at the end the partner holds %q, which it must not", row)
 		}
 	}
-	for row, end := range r.to.ends {
+	for row, end := range r.to.Ends {
 		if got[row] {
 			for _, v := range w.visitors {
 				for _, a := range dest.Audiences {
@@ -394,12 +271,12 @@ func TestARefusedRowIsNoProofThatNoCopyComes(t *testing.T) { // P8
 	r := newPushRig(t, w)
 	dest := pushed()
 	dest.Floor = 1
-	var say fate
-	r.to.fate = func(*delivery.Chunk) fate { return say }
+	var say deliverytest.Fate
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return say }
 	for _, step := range []struct {
 		member bool
-		fate   fate
-	}{{true, delays}, {false, takes}, {true, refuses}, {false, takes}} {
+		fate   deliverytest.Fate
+	}{{true, deliverytest.Delays}, {false, deliverytest.Takes}, {true, deliverytest.Refuses}, {false, deliverytest.Takes}} {
 		say = step.fate
 		if v.member["cars"] = step.member; !step.member {
 			delete(v.member, "cars")
@@ -409,15 +286,15 @@ func TestARefusedRowIsNoProofThatNoCopyComes(t *testing.T) { // P8
 		}
 		w.now += 2 * taxonomy.Hour
 	}
-	r.to.catchUp()
-	if len(r.to.holds(w.now)) != 1 {
+	r.to.CatchUp()
+	if len(r.to.Holds(w.now)) != 1 {
 		t.Fatal("nothing came late, so nothing is shown")
 	}
 	w.now += taxonomy.OneDay
 	if _, err := r.d.Run(context.Background(), dest, w.generation()); err != nil {
 		t.Fatal(err)
 	}
-	if held := r.to.holds(w.now); len(held) > 0 {
+	if held := r.to.Holds(w.now); len(held) > 0 {
 		t.Errorf("after a full the partner holds %v", held)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/deliverytest"
 	"github.com/ebb-dmp/ebb/segments/index"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -25,7 +26,7 @@ func manyInCars(t *testing.T, n int) (*pushRig, delivery.Destination) {
 	dest := pushed()
 	dest.Audiences = []taxonomy.AudienceID{"cars"}
 	r.run(t, dest)
-	same(t, "at first", r.to.holds(w.now), w.want(&dest))
+	same(t, "at first", r.to.Holds(w.now), w.want(&dest))
 	return r, dest
 }
 
@@ -60,8 +61,8 @@ func (r *pushRig) suppress(t *testing.T, dest delivery.Destination) delivery.Del
 func TestWhoConvertsIsTakenOutAtOnceAndStaysOut(t *testing.T) {
 	r, dest := manyInCars(t, 8)
 	w := r.w
-	calls := r.to.calls
-	if done := r.suppress(t, dest); done.Result != "" || r.to.calls != calls {
+	calls := r.to.Calls
+	if done := r.suppress(t, dest); done.Result != "" || r.to.Calls != calls {
 		t.Errorf("nobody converted, and %+v", done)
 	}
 	w.visitors[2].converted, w.visitors[5].converted = true, true
@@ -69,9 +70,9 @@ func TestWhoConvertsIsTakenOutAtOnceAndStaysOut(t *testing.T) {
 	if done.Result != delivery.ResultDelta || done.Removes != 2 || done.Adds != 0 || done.Held != 6 || done.Why == "" {
 		t.Errorf("%+v", done)
 	}
-	same(t, "at once", r.to.holds(w.now), w.want(&dest))
-	calls = r.to.calls
-	if done = r.suppress(t, dest); done.Result != "" || r.to.calls != calls {
+	same(t, "at once", r.to.Holds(w.now), w.want(&dest))
+	calls = r.to.Calls
+	if done = r.suppress(t, dest); done.Result != "" || r.to.Calls != calls {
 		t.Errorf("again: %+v", done)
 	}
 	if done = r.run(t, dest); done.Result != delivery.ResultSame || done.Suppressed != 2 {
@@ -81,12 +82,12 @@ func TestWhoConvertsIsTakenOutAtOnceAndStaysOut(t *testing.T) {
 	if done = r.run(t, dest); done.Result != delivery.ResultFull || done.Suppressed != 2 {
 		t.Errorf("the next full: %+v", done)
 	}
-	same(t, "after a full", r.to.holds(w.now), w.want(&dest))
+	same(t, "after a full", r.to.Holds(w.now), w.want(&dest))
 	w.visitors[2].converted = false
 	if done = r.run(t, dest); done.Adds != 1 {
 		t.Errorf("back: %+v", done)
 	}
-	same(t, "back", r.to.holds(w.now), w.want(&dest))
+	same(t, "back", r.to.Holds(w.now), w.want(&dest))
 }
 
 // A crash between any two writes, before or after them, and the next call ends it.
@@ -105,7 +106,7 @@ func TestASuppressionSurvivesACrashBetweenAnyTwoWrites(t *testing.T) {
 			}
 			r.restart(t)
 			r.suppress(t, dest)
-			same(t, fmt.Sprintf("a crash at write %d, late %v", n, late), r.to.holds(r.w.now), r.w.want(&dest))
+			same(t, fmt.Sprintf("a crash at write %d, late %v", n, late), r.to.Holds(r.w.now), r.w.want(&dest))
 			if s := r.standing(t); s.Removals != 0 || s.Owes {
 				t.Errorf("a crash at write %d, late %v: %+v", n, late, s)
 			}
@@ -128,10 +129,10 @@ func TestASuppressionInterruptsADeliveryUnderWay(t *testing.T) {
 	var converted, gone taxonomy.Millis
 	r.waited = func(d time.Duration) {
 		switch {
-		case converted == 0 && len(r.to.ends) > 5:
+		case converted == 0 && len(r.to.Ends) > 5:
 			// Someone who has been sent converts while the rest is on its way.
 			for _, v := range w.visitors {
-				if who = v; r.to.ends[row()] != 0 {
+				if who = v; r.to.Ends[row()] != 0 {
 					break
 				}
 			}
@@ -139,7 +140,7 @@ func TestASuppressionInterruptsADeliveryUnderWay(t *testing.T) {
 			if done := r.suppress(t, dest); done.Result != delivery.ResultWaiting {
 				t.Errorf("it is sent beside the delivery that runs: %+v", done)
 			}
-		case converted != 0 && gone == 0 && r.to.ends[row()] == 0:
+		case converted != 0 && gone == 0 && r.to.Ends[row()] == 0:
 			gone = w.now
 		}
 		w.now += taxonomy.Millis(d.Milliseconds())
@@ -148,7 +149,7 @@ func TestASuppressionInterruptsADeliveryUnderWay(t *testing.T) {
 	if gone == 0 || gone-converted > 60*taxonomy.Second {
 		t.Errorf("converted at %v, gone at %v", converted, gone)
 	}
-	same(t, "at the end", r.to.holds(w.now), w.want(&dest))
+	same(t, "at the end", r.to.Holds(w.now), w.want(&dest))
 	if s := r.standing(t); s.Busy() || s.Removals != 0 {
 		t.Errorf("%+v", s)
 	}
@@ -159,21 +160,21 @@ func TestASuppressionThatIsNotTakenIsRepeated(t *testing.T) {
 	r, dest := manyInCars(t, 8)
 	w := r.w
 	w.visitors[1].converted = true
-	r.to.fate = func(*delivery.Chunk) fate { return lost }
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Lost }
 	done := r.suppress(t, dest)
 	if done.Result != delivery.ResultWaiting || done.Next <= w.now {
 		t.Fatalf("%+v", done)
 	}
-	r.to.fate = func(*delivery.Chunk) fate { return takes }
-	calls := r.to.calls
-	if r.suppress(t, dest); r.to.calls != calls {
+	r.to.Fate = func(*delivery.Chunk) deliverytest.Fate { return deliverytest.Takes }
+	calls := r.to.Calls
+	if r.suppress(t, dest); r.to.Calls != calls {
 		t.Error("asked before its time")
 	}
 	w.now = done.Next
 	if done = r.suppress(t, dest); done.Result != delivery.ResultDelta {
 		t.Errorf("%+v", done)
 	}
-	same(t, "in the end", r.to.holds(w.now), w.want(&dest))
+	same(t, "in the end", r.to.Holds(w.now), w.want(&dest))
 }
 
 // A rule that would suppress almost everybody waits, as any such change does, in
@@ -184,7 +185,7 @@ func TestASuppressionOfTooManyWaitsForApproval(t *testing.T) {
 	for _, v := range w.visitors[:600] {
 		v.converted = true
 	}
-	if done := r.suppress(t, dest); done.Rows != 0 || len(r.to.holds(w.now)) != 1200 {
+	if done := r.suppress(t, dest); done.Rows != 0 || len(r.to.Holds(w.now)) != 1200 {
 		t.Errorf("%+v", done)
 	}
 	if s := r.standing(t); s.Hold == nil || s.Hold.Percent() != 50 {
@@ -200,7 +201,7 @@ func TestASuppressionOfTooManyWaitsForApproval(t *testing.T) {
 	if done := r.suppress(t, dest); done.Removes != 600 {
 		t.Errorf("approved: %+v", done)
 	}
-	same(t, "approved", r.to.holds(w.now), w.want(&dest))
+	same(t, "approved", r.to.Holds(w.now), w.want(&dest))
 }
 
 // If nobody can say who is suppressed, nobody new is sent; who withdraws leaves.

@@ -94,7 +94,7 @@ func (r *pushRig) on(t tb, i *icy) *delivery.Deliverer {
 	d, err := delivery.New(delivery.Options{
 		Keyed: icyKeyed{r.fault.Keyed, i}, Blobs: icyBlobs{r.fault.Blobs, i}, Pseudonym: pseudonym,
 		View:       func() (audience.View, error) { return r.w.view(), nil },
-		Formats:    map[string]delivery.Format{"tsv": small{}},
+		Formats:    map[string]delivery.Format{"tsv": small},
 		Transports: map[string]delivery.Transport{"pull": pull.Transport{}, "push": icySend{r.to, i}},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand,
 	})
@@ -178,7 +178,7 @@ func TestADelivererFrozenPastItsLeaseSendsNothing(t *testing.T) {
 				}
 				got := func() map[string]bool {
 					if transport == "push" {
-						return r.to.holds(w.now)
+						return r.to.Holds(w.now)
 					}
 					p := partner{ends: map[string]taxonomy.Millis{}}
 					p.pull(t, r.rig)
