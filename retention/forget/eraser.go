@@ -82,9 +82,10 @@ type Eraser struct {
 	// Hash is HMAC(erasure key, visitor key), cut to 16 bytes.
 	Hash func(taxonomy.VisitorKey) [16]byte
 	Now  func() taxonomy.Millis
-	// Before, if set, is called before a pass that has something to do: what
-	// holders look up must be there.
-	Before func(context.Context) error
+	// Before, if set, is called before a pass with those whom it is for: what
+	// holders look up of them must be there when it returns. It returns those of
+	// whom that cannot be so yet; they are left to a later pass.
+	Before func(context.Context, []Erasure) (notYet []taxonomy.VisitorKey, err error)
 
 	passing sync.Mutex // one pass at a time
 	// notes is held by whoever changes an entry, and never while a holder is
@@ -229,8 +230,17 @@ func (e *Eraser) pass(ctx context.Context, soon bool, due func(*queued) bool) (i
 		return 0, nil
 	}
 	if e.Before != nil {
-		if err := e.Before(ctx); err != nil {
+		wishes := make([]Erasure, len(list))
+		for i, w := range list {
+			wishes[i] = Erasure{w.key, w.q.Space, w.q.At}
+		}
+		notYet, err := e.Before(ctx, wishes)
+		if err != nil {
 			return 0, fmt.Errorf("before erasing: %w", err)
+		}
+		list = slices.DeleteFunc(list, func(w work) bool { return slices.Contains(notYet, w.key) })
+		if len(list) == 0 {
+			return 0, nil
 		}
 	}
 	visitors := make([]taxonomy.VisitorKey, len(list))

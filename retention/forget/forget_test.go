@@ -409,7 +409,9 @@ func TestAnErasureIsQueuedDuringAPass(t *testing.T) {
 	clock := storetest.NewClock(storetest.Start)
 	e := &forget.Eraser{Keyed: storetest.NewModel(clock.Now).Keyed(), Now: clock.Now, Hash: func(k taxonomy.VisitorKey) [16]byte { return k }}
 	one, two := forget.Erasure{storetest.Visitor(1), taxonomy.SpaceCookie, clock.Now()}, forget.Erasure{storetest.Visitor(2), taxonomy.SpaceCookie, clock.Now()}
-	e.Before = func(ctx context.Context) error { return e.Queue(ctx, []forget.Erasure{two}) }
+	e.Before = func(ctx context.Context, _ []forget.Erasure) ([]taxonomy.VisitorKey, error) {
+		return nil, e.Queue(ctx, []forget.Erasure{two})
+	}
 	later := one
 	later.At++
 	e.Holders = []forget.Holder{{Name: "fold", Erase: func(ctx context.Context, _ []taxonomy.VisitorKey) error { return e.Queue(ctx, []forget.Erasure{later}) }}}

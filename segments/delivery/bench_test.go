@@ -90,7 +90,7 @@ func BenchmarkRun(b *testing.B) {
 			Pseudonym: func(_ taxonomy.DestinationID, _ uint32, k taxonomy.VisitorKey) string {
 				return hex.EncodeToString(k[:])
 			},
-			View:    func() (audience.View, error) { return c, nil },
+			View:    func(context.Context) (audience.View, error) { return c, nil },
 			Formats: map[string]delivery.Format{"tsv": tsv.Format{}}, Transports: map[string]delivery.Transport{"pull": pull.Transport{}},
 			Now: func() taxonomy.Millis { return c.now }, Rand: rand.NewChaCha8([32]byte{}),
 		})

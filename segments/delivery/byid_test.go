@@ -70,7 +70,7 @@ func (r *rig) with(t tb, f delivery.Format, tr delivery.Transport) {
 	var err error
 	r.d, err = delivery.New(delivery.Options{
 		Keyed: r.store.Keyed(), Blobs: r.store.Blobs(), Pseudonym: pseudonym,
-		View:    func() (audience.View, error) { return r.w.view(), nil },
+		View:    func(context.Context) (audience.View, error) { return r.w.view(), nil },
 		Formats: map[string]delivery.Format{"plain": f}, Transports: map[string]delivery.Transport{"folder": tr, "pull": pull.Transport{}},
 		Now: func() taxonomy.Millis { return r.w.now }, Rand: r.rand, After: func(time.Duration) <-chan time.Time { return nil },
 	})

@@ -45,7 +45,7 @@ func (d *Deliverer) compare(ctx context.Context, dest *Destination, src *Source,
 			c.close()
 		}
 	}()
-	newest, err := d.o.View()
+	newest, err := d.o.View(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the newest view: %w", err)
 	}

@@ -21,11 +21,13 @@ type Options struct {
 	// called for every row, mostly with the same destination and epoch as before,
 	// so what depends on these two is best kept between calls.
 	Pseudonym func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string
-	// View returns the newest committed view: the eraser finds ordinals in it,
-	// sweeper and planner who may still be held. Ordinal and MatchID must answer for
-	// visitors that are gone until the fold has been told to erase them, which
-	// comes after delivery in the order of holders (R25).
-	View       func() (audience.View, error)
+	// View returns a view no older than the newest that was committed when it was
+	// called, by whatever node: the eraser finds ordinals in it, sweeper and planner
+	// who may still be held. A node that only follows has to look; of an older view a
+	// plan would send whom the eraser has dealt with already. Ordinal and MatchID
+	// must answer for visitors that are gone until the fold has been told to erase
+	// them, which comes after delivery in the order of holders (R25).
+	View       func(context.Context) (audience.View, error)
 	Formats    map[string]Format
 	Transports map[string]Transport
 	Now        func() taxonomy.Millis

@@ -112,7 +112,7 @@ func TestADryRunShowsThreeVisitors(t *testing.T) {
 				return pseudonym(dsp, 0, k)
 			}
 			d, err := delivery.New(delivery.Options{
-				Keyed: m.Keyed(), Blobs: m.Blobs(), Pseudonym: real, View: func() (audience.View, error) { return c, nil },
+				Keyed: m.Keyed(), Blobs: m.Blobs(), Pseudonym: real, View: func(context.Context) (audience.View, error) { return c, nil },
 				Formats: formats, Transports: map[string]delivery.Transport{"drain": &drain{}, "pull": pull.Transport{}},
 				Now: func() taxonomy.Millis { return c.now }, After: func(time.Duration) <-chan time.Time { return nil }, Rand: rand.NewChaCha8([32]byte{}),
 			})

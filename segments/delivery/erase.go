@@ -29,7 +29,8 @@ func (d *Deliverer) Holder() forget.Holder {
 // that holds them, and keeps nothing else of them in the ledgers. The removals
 // go out with the next generation that is delivered. It may be called as soon
 // as an erasure is known; the files that hold them are left to Erase, so that
-// many erasures a day still make one new full a day.
+// many erasures a day still make one new full a day. A delivery that another node has
+// planned before, of a view that does not know the erasure, is planned anew.
 func (d *Deliverer) Forget(ctx context.Context, visitors []taxonomy.VisitorKey) error {
 	return d.erase(ctx, visitors, false)
 }
@@ -51,7 +52,7 @@ func (d *Deliverer) erase(ctx context.Context, visitors []taxonomy.VisitorKey, w
 	if len(visitors) == 0 {
 		return nil
 	}
-	v, err := d.o.View()
+	v, err := d.o.View(ctx)
 	if err != nil {
 		return fmt.Errorf("erase from deliveries: %w", err)
 	}
@@ -90,16 +91,17 @@ func (d *Deliverer) erase(ctx context.Context, visitors []taxonomy.VisitorKey, w
 					moved = true
 				}
 			}
+			// The head moves in any case: of a plan that was begun before, of a view
+			// that knows these visitors still, nobody could tell afterwards.
 			if !withdraw {
-				return moved, false, nil
+				return moved, true, nil
 			}
 			holds := func(s int, m *roaring.Bitmap) bool { return s < len(who) && m.Intersects(who[s]) }
-			gone, err := d.withdrawHolding(ctx, dest, h, holds)
-			if err != nil {
-				return moved, gone, err
+			if _, err := d.withdrawHolding(ctx, dest, h, holds); err != nil {
+				return false, false, err
 			}
-			sent, err := d.withdrawSent(ctx, dest, h, holds)
-			return moved, gone || sent, err
+			_, err = d.withdrawSent(ctx, dest, h, holds)
+			return moved, true, err
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("erase from deliveries to %s: %w", dest, err))
@@ -132,7 +134,7 @@ func (d *Deliverer) change(ctx context.Context, dest taxonomy.DestinationID, fn 
 	defer d.lock(dest)()
 	return again(func() error {
 		h, err := d.readHead(ctx, dest)
-		if err != nil || h.Seq == 0 {
+		if err != nil || h.Seq == 0 && h.version == 0 {
 			return err
 		}
 		l, err := d.readLedger(ctx, dest, h)
@@ -148,6 +150,10 @@ func (d *Deliverer) change(ctx context.Context, dest taxonomy.DestinationID, fn 
 			// Also when nothing changes: a crash after the last change may have
 			// left the file that it was about to delete.
 			return d.clean(ctx, dest, h)
+		}
+		if h.Seq == 0 { // nothing was delivered, and so there is nothing to clean up
+			h.Touched++
+			return d.swapHead(ctx, dest, h)
 		}
 		h.Seq++
 		if ledger {
@@ -211,7 +217,7 @@ func (d *Deliverer) ExpireBefore(ctx context.Context, before taxonomy.Day) error
 	if err != nil {
 		return fmt.Errorf("expire deliveries: %w", err)
 	}
-	v, err := d.o.View()
+	v, err := d.o.View(ctx)
 	if err != nil {
 		return fmt.Errorf("expire deliveries: %w", err)
 	}

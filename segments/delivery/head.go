@@ -43,8 +43,10 @@ type head struct {
 	Generation uint64 `json:"generation"` // the newest delivered
 	// Term is the highest under which anybody has claimed this destination; 0 in an
 	// installation without leases, and in heads of versions that knew no terms.
-	Term uint64          `json:"term,omitempty"`
-	AsOf taxonomy.Millis `json:"as_of"`
+	Term uint64 `json:"term,omitempty"`
+	// Touched counts the erasures that met this head before anything was delivered.
+	Touched uint64          `json:"touched,omitempty"`
+	AsOf    taxonomy.Millis `json:"as_of"`
 	// Clock is the latest time at which a delivery was made: the planner's day
 	// never goes back, whatever the machine's clock does.
 	Clock          taxonomy.Millis `json:"clock"`
@@ -248,6 +250,12 @@ func (d *Deliverer) readLedger(ctx context.Context, dest taxonomy.DestinationID,
 	file, err := d.o.Blobs.Open(ctx, folder(dest)+"/"+h.Ledger)
 	if errors.Is(err, retention.ErrNotFound) && d.o.Now() >= h.LedgerOver {
 		return NewLedger(), nil
+	}
+	if errors.Is(err, retention.ErrNotFound) {
+		// Another node may have moved the head since it was read, and cleaned up.
+		if now, herr := d.readHead(ctx, dest); herr == nil && now.version != h.version {
+			err = retention.ErrConflict
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", h.Ledger, err)

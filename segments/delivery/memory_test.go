@@ -181,7 +181,7 @@ func heldFor(t testing.TB, n, rows int, by sentBy) (bytes uint64) {
 			m.name()
 			return hex.EncodeToString(k[:])
 		},
-		View:    func() (audience.View, error) { return c, nil },
+		View:    func(context.Context) (audience.View, error) { return c, nil },
 		Formats: map[string]delivery.Format{format: f}, Transports: map[string]delivery.Transport{"drain": &drain{}, "pull": pull.Transport{}},
 		After: func(time.Duration) <-chan time.Time { return nil },
 		Now:   func() taxonomy.Millis { return c.now }, Rand: rand.NewChaCha8([32]byte{}),

@@ -10,7 +10,7 @@ import (
 // knows, and that are enough for the floor.
 func (d *Deliverer) Preview(ctx context.Context, dest Destination, src Source) (*Ledger, error) {
 	dest = dest.WithDefaults()
-	newest, err := d.o.View()
+	newest, err := d.o.View(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("preview a delivery to %s: read the newest view: %w", dest.ID, err)
 	}

@@ -84,7 +84,7 @@ func BenchmarkPush(b *testing.B) {
 					Pseudonym: func(_ taxonomy.DestinationID, _ uint32, k taxonomy.VisitorKey) string {
 						return hex.EncodeToString(k[:])
 					},
-					View:    func() (audience.View, error) { return c, nil },
+					View:    func(context.Context) (audience.View, error) { return c, nil },
 					Formats: benched, Transports: map[string]delivery.Transport{"drain": to},
 					After: func(wait time.Duration) <-chan time.Time {
 						c.now += taxonomy.Millis(wait.Milliseconds())

@@ -2,7 +2,6 @@ package delivery_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -44,7 +43,7 @@ func (r *pushRig) restart(t tb) {
 	r.fault.down, r.fault.after = false, -1
 	d, err := delivery.New(delivery.Options{
 		Keyed: faultyKeyed{r.fault}, Blobs: faultyBlobs{r.fault}, Pseudonym: pseudonym,
-		View:       func() (audience.View, error) { return r.w.view(), nil },
+		View:       func(context.Context) (audience.View, error) { return r.w.view(), nil },
 		Formats:    map[string]delivery.Format{"tsv": small},
 		Transports: map[string]delivery.Transport{"pull": pull.Transport{}, "push": r.to},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand,
@@ -90,18 +89,13 @@ func pushConverges(t *rapid.T) {
 	dest.Floor = uint64(rapid.IntRange(1, 3).Draw(t, "floor"))
 	dest.Push.Concurrency = rapid.IntRange(0, 3).Draw(t, "concurrency")
 	dest.Push.PerMinute = rapid.SampledFrom([]int{0, 1, 10}).Draw(t, "per minute")
-	fates := deliverytest.AllFates
 	well := false
-	// Chunks are sent by several goroutines, which may not draw: the fate is
-	// made of a seed, the chunk and how often it was sent.
-	seed, sent := rapid.Uint64().Draw(t, "fates"), map[string]int{}
+	fates := deliverytest.Seeded(rapid.Uint64().Draw(t, "fates"), deliverytest.AllFates)
 	r.to.Fate = func(c *delivery.Chunk) deliverytest.Fate {
 		if well {
 			return deliverytest.Takes
 		}
-		sent[c.Key]++
-		h := sha256.Sum256(fmt.Appendf(nil, "%d %s %d", seed, c.Key, sent[c.Key]))
-		return fates[int(h[0])%len(fates)]
+		return fates(c)
 	}
 	h := &history{world: w, t: t, r: r.rig, restart: func() { r.restart(t) }}
 	h.crash = func() {

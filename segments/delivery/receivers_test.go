@@ -256,7 +256,7 @@ func (r *rig) reach(t *testing.T, s *httptest.Server, f delivery.Format, secret 
 	var err error
 	r.d, err = delivery.New(delivery.Options{
 		Keyed: r.store.Keyed(), Blobs: r.store.Blobs(), Pseudonym: pseudonym,
-		View:       func() (audience.View, error) { return r.w.view(), nil },
+		View:       func(context.Context) (audience.View, error) { return r.w.view(), nil },
 		Formats:    map[string]delivery.Format{"theirs": f},
 		Transports: map[string]delivery.Transport{"https": https.New(o), "bss": bss.New(o)},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand, After: func(time.Duration) <-chan time.Time { return nil },

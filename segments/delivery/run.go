@@ -90,7 +90,7 @@ func (d *Deliverer) Run(ctx context.Context, dest Destination, src Source) (done
 	if err := d.valid(&dest); err != nil {
 		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
 	}
-	if err := d.termOf(ctx, dest.ID, &src); err != nil {
+	if err := d.begin(ctx, dest.ID, &src); err != nil {
 		return Delivery{}, fmt.Errorf("deliver to %s: %w", dest.ID, err)
 	}
 	if d.o.Transports[dest.Transport].Facts().Served {

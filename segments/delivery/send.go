@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebb-dmp/ebb/retention"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
@@ -21,12 +22,12 @@ import (
 func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pending, term uint64) (bool, error) {
 	index, pieces, err := d.openIndex(ctx, dest.ID, p.Index)
 	if err != nil {
-		return false, err
+		return false, d.unlessWithdrawn(ctx, dest.ID, p, term, err)
 	}
 	index.Close()
 	body, err := d.o.Blobs.Open(ctx, folder(dest.ID)+"/"+p.File)
 	if err != nil {
-		return false, fmt.Errorf("open what is to be sent: %w", err)
+		return false, d.unlessWithdrawn(ctx, dest.ID, p, term, fmt.Errorf("open what is to be sent: %w", err))
 	}
 	defer body.Close()
 	var at int64
@@ -64,6 +65,22 @@ func (d *Deliverer) sendPending(ctx context.Context, dest *Destination, p *pendi
 		wave = nil
 	}
 	return true, nil
+}
+
+// unlessWithdrawn is nil in the place of an error that a file is not there, if it went
+// because what is under way was withdrawn.
+func (d *Deliverer) unlessWithdrawn(ctx context.Context, dest taxonomy.DestinationID, p *pending, term uint64, err error) error {
+	if !errors.Is(err, retention.ErrNotFound) {
+		return err
+	}
+	stands, serr := d.stands(ctx, dest, p, term)
+	if serr != nil {
+		return serr
+	}
+	if !stands {
+		return nil
+	}
+	return err
 }
 
 // controlMedia is the media type of files that list others.

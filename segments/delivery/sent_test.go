@@ -234,7 +234,7 @@ func TestWhatWasNotSentIsNotShown(t *testing.T) {
 		on := false
 		d, err := delivery.New(delivery.Options{
 			Keyed: r.store.Keyed(), Blobs: tampered{r.store.Blobs(), &on}, Pseudonym: pseudonym,
-			View:       func() (audience.View, error) { return r.w.view(), nil },
+			View:       func(context.Context) (audience.View, error) { return r.w.view(), nil },
 			Formats:    map[string]delivery.Format{"plain": plain{delivery.FormatFacts{Extension: ".txt", Removes: true}}},
 			Transports: map[string]delivery.Transport{"folder": &folderOf{bodies: map[string]string{}}, "pull": pull.Transport{}},
 			Now:        func() taxonomy.Millis { return r.w.now }, Rand: rand.NewChaCha8([32]byte{}),

@@ -98,6 +98,31 @@ func (d *Deliverer) termOf(ctx context.Context, dest taxonomy.DestinationID, src
 	return err
 }
 
+// begin sees to it that a delivery has a head to begin from, and a term. The eraser
+// moves every head that it finds, so that a plan which knows less than it did is made
+// anew: it must find the one of a destination that was never delivered to.
+func (d *Deliverer) begin(ctx context.Context, dest taxonomy.DestinationID, src *Source) error {
+	h, err := d.readHead(ctx, dest)
+	if err != nil {
+		return err
+	}
+	if src.Term == 0 {
+		src.Term = h.Term
+	}
+	if h.version > 0 {
+		return nil
+	}
+	if h.Term = src.Term; d.swapHead(ctx, dest, h) == nil {
+		return nil
+	}
+	// Somebody else made one, or may have.
+	h, err = d.readHead(ctx, dest)
+	if err == nil && h.version == 0 {
+		err = fmt.Errorf("begin with a first head: %w", retention.ErrUnknown)
+	}
+	return err
+}
+
 // stands reports whether what is under way may still be sent: nobody has withdrawn
 // it. ErrStale: somebody else sends it.
 func (d *Deliverer) stands(ctx context.Context, dest taxonomy.DestinationID, p *pending, term uint64) (bool, error) {

@@ -93,7 +93,7 @@ func (r *pushRig) on(t tb, i *icy) *delivery.Deliverer {
 	t.Helper()
 	d, err := delivery.New(delivery.Options{
 		Keyed: icyKeyed{r.fault.Keyed, i}, Blobs: icyBlobs{r.fault.Blobs, i}, Pseudonym: pseudonym,
-		View:       func() (audience.View, error) { return r.w.view(), nil },
+		View:       func(context.Context) (audience.View, error) { return r.w.view(), nil },
 		Formats:    map[string]delivery.Format{"tsv": small},
 		Transports: map[string]delivery.Transport{"pull": pull.Transport{}, "push": icySend{r.to, i}},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand,
@@ -248,5 +248,72 @@ func TestAHeadWithoutATermIsOfTerm0(t *testing.T) {
 	}
 	if err := r.d.Drop(t.Context(), dsp); err != nil || !strings.Contains(head(), `"term":5`) {
 		t.Errorf("dropped: %v, %s", err, head())
+	}
+}
+
+// P6, R25: whoever is erased while another node is in the middle of a delivery, of
+// whom nothing was delivered before, does not come to the partner by it: the eraser
+// has dealt with it by then, and would not find it again before the night. Only what
+// was just being sent may arrive; the removal follows it.
+func TestAPlanThatAnErasureOvertakesIsMadeAnew(t *testing.T) {
+	for _, transport := range []string{"pull", "push"} {
+		for _, term := range []uint64{0, 1} {
+			for freeze := 1; ; freeze++ {
+				what := fmt.Sprintf("%s, term %d, frozen at step %d", transport, term, freeze)
+				w := newWorld(4)
+				for _, v := range w.visitors {
+					w.sees(v, colCar)
+					v.member["cars"] = true
+				}
+				r := newPushRig(t, w)
+				dest := destination()
+				dest.Transport = transport
+				a := &icy{at: freeze}
+				first, second := r.on(t, a), r.on(t, &icy{})
+				met, planned := false, false
+				a.do = func() {
+					st, err := second.Standing(t.Context(), dsp)
+					if err != nil {
+						t.Fatal(err)
+					}
+					met, planned = true, st.At != 0
+					w.visitors[0].gone = true
+					if err := second.Forget(t.Context(), []taxonomy.VisitorKey{w.visitors[0].key}); err != nil {
+						t.Fatalf("%s: %v", what, err)
+					}
+				}
+				src := w.generation()
+				src.Term = term
+				if _, err := first.Run(t.Context(), dest, src); err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+				if a.at = -1; !met {
+					if freeze < 7 {
+						t.Fatalf("%s: a run has only %d steps", what, freeze)
+					}
+					break
+				}
+				got := func() map[string]bool {
+					if transport == "push" {
+						return r.to.Holds(w.now)
+					}
+					p := partner{ends: map[string]taxonomy.Millis{}}
+					p.pull(t, r.rig)
+					return p.holds(w.now)
+				}
+				held, want := got(), w.want(&dest)
+				if id := w.id(&dest, w.visitors[0]) + "\tcars"; held[id] && planned {
+					// It was there already, or under way: the ledger knows, and the next
+					// delivery takes it away.
+					if _, err := first.Run(t.Context(), dest, w.generation()); err != nil {
+						t.Fatalf("%s: %v", what, err)
+					}
+					held = got()
+				}
+				if !maps.Equal(held, want) {
+					t.Errorf("%s: the partner holds %d, want %d", what, len(held), len(want))
+				}
+			}
+		}
 	}
 }

@@ -455,7 +455,7 @@ func (r *rig) restart(t tb) {
 	r.fault.down, r.fault.after = false, -1
 	d, err := delivery.New(delivery.Options{
 		Keyed: faultyKeyed{r.fault}, Blobs: faultyBlobs{r.fault}, Pseudonym: pseudonym,
-		View:       func() (audience.View, error) { return r.w.view(), nil },
+		View:       func(context.Context) (audience.View, error) { return r.w.view(), nil },
 		Formats:    map[string]delivery.Format{"tsv": tsv.Format{}},
 		Transports: map[string]delivery.Transport{"pull": pull.Transport{}},
 		Now:        func() taxonomy.Millis { return r.w.now }, Rand: r.rand,

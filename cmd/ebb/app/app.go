@@ -197,7 +197,7 @@ func (a *App) open(ctx context.Context, o Options) (firstKey string, err error) 
 		Pseudonym: func(d taxonomy.DestinationID, epoch uint32, k taxonomy.VisitorKey) string {
 			return a.keys.Load().Pseudonym(d, epoch, k)
 		},
-		View:       func() (audience.View, error) { return a.fold.View(), nil },
+		View:       func(ctx context.Context) (audience.View, error) { return a.newestView(ctx) },
 		Formats:    formats(),
 		Transports: a.transports(),
 		Now:        a.env.millis, After: a.env.After, Rand: a.env.Rand, Spool: a.deliverySpool,

@@ -42,7 +42,7 @@ func (a *App) forgetting(context.Context) error {
 		}
 		a.holders = append(a.holders, h)
 	}
-	a.eraser = &forget.Eraser{Keyed: a.store.Keyed(), Holders: a.holders, Now: a.env.millis, Before: a.covered,
+	a.eraser = &forget.Eraser{Keyed: a.store.Keyed(), Holders: a.holders, Now: a.env.millis, Before: a.beforeErasing,
 		Hash: func(k taxonomy.VisitorKey) [16]byte { return a.keys.Load().Erasure(k) }}
 	a.holders = append(a.holders, a.eraser.Holder())
 	a.sweeper = &forget.Sweeper{Holders: a.holders}
@@ -166,6 +166,37 @@ func (a *App) covered(ctx context.Context) error {
 	}
 	_, err := a.fold.Checkpoint(ctx)
 	return err
+}
+
+// beforeErasing sees to it that the last checkpoint knows whom the eraser is about to
+// take out, since holders look up there who is gone. A builder that folded an erasure
+// from its own log may have died before anybody else could read it there: its
+// successor has it from the queue alone, and would deliver the visitor again behind
+// the eraser's back. Of a group that another node builds that is the other node's to
+// see to; until then the erasure waits.
+func (a *App) beforeErasing(ctx context.Context, list []forget.Erasure) (notYet []taxonomy.VisitorKey, err error) {
+	if err := a.Fold(ctx); err != nil {
+		return nil, err
+	}
+	var lost []fold.Erasure
+	for _, e := range list {
+		g, h := a.fold.of(e.Visitor, a.install.Shards), a.keys.Load().Erasure(e.Visitor)
+		switch {
+		case g.fold.Load().Knows(h, e.At):
+		case g.builds():
+			lost = append(lost, fold.Erasure{Hash: h, Space: e.Space, At: e.At})
+		default:
+			notYet = append(notYet, e.Visitor)
+		}
+	}
+	if len(lost) > 0 {
+		a.fold.Restore(lost)
+		a.log.Info("erasures that another node had folded are not in the log yet; they are done all the same", "visitors", len(lost))
+	}
+	// Always: what Changed says does not tell of a checkpoint that was begun and
+	// failed.
+	_, err = a.fold.Checkpoint(ctx)
+	return notYet, err
 }
 
 // Nightly is the nightly pass: erase, then remove what is over, then deliver, so

@@ -104,6 +104,9 @@ func (a *App) lose(ctx context.Context, g *group, t *tenure, why error) error {
 func (a *App) follow(ctx context.Context, g *group) error {
 	g.changing.Lock()
 	defer g.changing.Unlock()
+	if g.builds() {
+		return nil // it took the lease meanwhile, and has the last checkpoint by that
+	}
 	own := &ownRecords{last: map[taxonomy.VisitorKey]taxonomy.Ref{}}
 	o := a.foldOptions(g.n, 0)
 	o.OnErased = nil
@@ -126,6 +129,43 @@ func (a *App) follow(ctx context.Context, g *group) error {
 		// This node's files keep what no checkpoint covers.
 		return errors.Join(err, a.wal.Trim(ctx, g.n, f.View().Position()))
 	}
+}
+
+// newestView is the view of the last committed checkpoints, whoever made them. In a
+// cluster a node may be behind: it stood still, or has not looked yet. What is
+// decided by an older view, a delivery for one, may send whom the builder has dealt
+// with already.
+func (a *App) newestView(ctx context.Context) (*fold.View, error) {
+	if a.cluster != nil {
+		for _, g := range a.fold.list {
+			if err := a.readLatest(ctx, g); err != nil {
+				return nil, fmt.Errorf("look for the last checkpoint of group %d: %w", g.n, err)
+			}
+		}
+	}
+	return a.fold.View(), nil
+}
+
+// readLatest takes in the last committed checkpoint of a group, unless this node has it.
+func (a *App) readLatest(ctx context.Context, g *group) error {
+	for range 20 {
+		number, err := fold.Latest(ctx, a.store.Keyed(), g.n)
+		if err != nil || number <= g.fold.Load().View().Number() {
+			return err
+		}
+		if !g.builds() {
+			if err := a.follow(ctx, g); err != nil {
+				return err
+			}
+			return a.swapSeg(ctx)
+		}
+		// Its own, which is about to be known here; or another's, and this node is
+		// about to find that it has lost the lease.
+		if !a.wait(ctx, ownPoll) {
+			return ctx.Err()
+		}
+	}
+	return errNotBuilder
 }
 
 // ownRecords is the last record of each visitor in this node's log, of those

@@ -138,8 +138,12 @@ func (s *suppressor) pass(ctx context.Context) error {
 		s.wg.Go(func() {
 			settled, next := false, taxonomy.Millis(0)
 			a.attempt(ctx, "suppress", func(ctx context.Context) error {
+				v, err := a.newestView(ctx)
+				if err != nil {
+					return err
+				}
 				src := a.source(c, &d, g)
-				src.Term = term
+				src.Term, src.View = term, v
 				done, err := a.deliverer.Suppress(ctx, d, src)
 				if err != nil {
 					return err

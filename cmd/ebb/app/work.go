@@ -174,8 +174,12 @@ func (a *App) deliver(ctx context.Context, id taxonomy.DestinationID, term uint6
 	if g == nil {
 		return delivery.Delivery{}, fmt.Errorf("deliver to %s: there is no generation yet; build one first", id)
 	}
+	v, err := a.newestView(ctx)
+	if err != nil {
+		return delivery.Delivery{}, fmt.Errorf("deliver to %s: %w", id, err)
+	}
 	src := a.source(c, &d, g)
-	src.Term = term
+	src.Term, src.View = term, v
 	return a.deliverer.Run(ctx, d, src)
 }
 

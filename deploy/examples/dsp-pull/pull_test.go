@@ -232,7 +232,7 @@ func newRig(t *testing.T, visitors int) *rig {
 	random := rand.NewChaCha8([32]byte{3})
 	d, err := delivery.New(delivery.Options{
 		Keyed: m.Keyed(), Blobs: m.Blobs(), Pseudonym: pseudonym,
-		View:    func() (audience.View, error) { return p, nil },
+		View:    func(context.Context) (audience.View, error) { return p, nil },
 		Formats: map[string]delivery.Format{"tsv": tsv.Format{}}, Transports: map[string]delivery.Transport{"pull": pull.Transport{}},
 		Now: p.clock.Now, Rand: random,
 	})

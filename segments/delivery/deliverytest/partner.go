@@ -6,6 +6,7 @@ package deliverytest
 import (
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -157,9 +158,19 @@ type Row struct {
 // Key is the row as Partner calls it.
 func (r *Row) Key() string { return r.ID + "\t" + r.Audience }
 
-// Rows reads a chunk of TSV, packed by gzip.
-func Rows(c *delivery.Chunk) (rows []Row, err error) {
-	z, err := gzip.NewReader(io.NewSectionReader(c.Body, 0, c.Body.Size()))
+// Rows reads a chunk.
+func Rows(c *delivery.Chunk) ([]Row, error) {
+	rows, err := ReadRows(io.NewSectionReader(c.Body, 0, c.Body.Size()))
+	if err == nil && uint64(len(rows)) != c.Rows {
+		err = fmt.Errorf("%d lines, the chunk says %d", len(rows), c.Rows)
+	}
+	return rows, err
+}
+
+// ReadRows reads TSV, packed by gzip. A line that adds has a life, one that removes
+// has none.
+func ReadRows(packed io.Reader) (rows []Row, err error) {
+	z, err := gzip.NewReader(packed)
 	if err != nil {
 		return nil, err
 	}
@@ -169,19 +180,27 @@ func Rows(c *delivery.Chunk) (rows []Row, err error) {
 	}
 	for line := range strings.Lines(string(text)) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-		if len(f) != 4 || f[2] != "+" && f[2] != "-" {
-			return nil, fmt.Errorf("line %q", line)
+		if len(f) != 4 {
+			return nil, fmt.Errorf("line %q has %d columns", line, len(f))
 		}
 		minutes, err := strconv.Atoi(f[3])
-		if err != nil {
-			return nil, fmt.Errorf("line %q: %w", line, err)
+		if err != nil || f[2] != "+" && f[2] != "-" || (f[2] == "+") != (minutes > 0) {
+			return nil, fmt.Errorf("line %q", line)
 		}
 		rows = append(rows, Row{f[0], f[1], f[2] == "-", minutes})
 	}
-	if uint64(len(rows)) != c.Rows {
-		err = fmt.Errorf("%d lines, the chunk says %d", len(rows), c.Rows)
+	return rows, nil
+}
+
+// Seeded makes fates of a seed, the chunk and how often it was sent, whoever sends
+// it and when.
+func Seeded(seed uint64, of []Fate) func(*delivery.Chunk) Fate {
+	sent := map[string]int{}
+	return func(c *delivery.Chunk) Fate {
+		sent[c.Key]++
+		h := sha256.Sum256(fmt.Appendf(nil, "%d %s %d", seed, c.Key, sent[c.Key]))
+		return of[int(h[0])%len(of)]
 	}
-	return rows, err
 }
 
 // Chunked is a format in chunks of a few rows, so that there are several.

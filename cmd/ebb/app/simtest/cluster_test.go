@@ -6,6 +6,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -13,8 +15,11 @@ import (
 	"time"
 
 	"github.com/ebb-dmp/ebb/retention"
+	"github.com/ebb-dmp/ebb/retention/forget"
 	"github.com/ebb-dmp/ebb/retention/storetest"
 	"github.com/ebb-dmp/ebb/segments/audience"
+	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/deliverytest"
 	"github.com/ebb-dmp/ebb/segments/fold"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -43,32 +48,55 @@ type clusterSim struct {
 	maybe   map[taxonomy.Ref]taxonomy.Record // asked for with AckNone: perhaps gone
 	quorum  map[taxonomy.Ref]bool
 	erased  map[taxonomy.VisitorKey]bool
+	m       *model // its audiences, destinations and what is withdrawn; its visitors come at the end
 	serial  int
 	claims  map[uint64]bool // terms whose builder has claimed both heads
 	begun   uint64          // the highest term whose builder has begun to
-	trace   []string
-	did     map[string]int
+
+	// Deliveries.
+	dests          map[taxonomy.DestinationID]delivery.Destination
+	pulled         *dsp
+	pushed         *deliverytest.Partner
+	names          io.Reader       // by which files are named
+	claimed, tried uint64          // the highest term that has claimed all destinations, and that has begun to
+	forgotten      map[string]bool // IDs of those whom the eraser has taken out of all deliveries
+	standing       bool            // a node stands still, and others go on
+	calm           bool            // nothing goes wrong any more
+
+	trace []string
+	did   map[string]int
 }
 
 type simNode struct {
 	*storetest.ClusterNode
-	name  string
-	build *simBuilder // while it believes that it has the lease
+	name    string
+	store   *nodeStore  // of the process that runs
+	build   *simBuilder // while it believes that it has the builder's lease
+	deliver *simDeliverer
 }
 
 type simBuilder struct {
 	lease   retention.Lease
 	renewed taxonomy.Millis
 	fold    *fold.Fold
-	gens    *audience.Generations
+	eraser  *forget.Eraser
 }
 
 func newClusterSim(t testing.TB, seed uint64) *clusterSim {
 	s := &clusterSim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 4)), clock: storetest.NewClock(start), durable: map[taxonomy.Ref]taxonomy.Record{},
-		maybe: map[taxonomy.Ref]taxonomy.Record{}, quorum: map[taxonomy.Ref]bool{}, erased: map[taxonomy.VisitorKey]bool{}, claims: map[uint64]bool{}, did: map[string]int{}}
+		maybe: map[taxonomy.Ref]taxonomy.Record{}, quorum: map[taxonomy.Ref]bool{}, erased: map[taxonomy.VisitorKey]bool{}, m: newModel(), claims: map[uint64]bool{}, did: map[string]int{}}
 	s.c = storetest.NewCluster(seed, s.clock.Now, simWriterLife)
+	s.m.audiences = map[string]*node{"a": {op: "trait", trait: "c:sim/sport", days: 30}, "b": randomRule(s.rng, 2), "c": randomRule(s.rng, 1)}
+	names := slices.Sorted(maps.Keys(s.m.audiences))
+	s.dests = simDestinations(names)
+	for id, d := range s.dests {
+		s.m.dests[id] = &destModel{audiences: names, floor: int(d.Floor)}
+	}
+	s.newPartners()
 	for i := range 2 + s.rng.IntN(3) {
-		s.nodes = append(s.nodes, &simNode{ClusterNode: s.c.NewNode(false), name: fmt.Sprintf("n%d", i)})
+		n := &simNode{ClusterNode: s.c.NewNode(false), name: fmt.Sprintf("n%d", i)}
+		s.boot(n)
+		s.nodes = append(s.nodes, n)
 	}
 	s.c.Trouble(10)
 	return s
@@ -92,23 +120,38 @@ func builderIsOver(err error) bool {
 	return errors.Is(err, retention.ErrConflict) || errors.Is(err, retention.ErrHeld) || errors.Is(err, audience.ErrStale)
 }
 
-// append records what some visitors do; sometimes it is what a browser sends
-// again, to another edge.
+// append records what some visitors do, or whom they let have what; sometimes it is
+// what a browser sends again, to another edge. No two are received at one time.
 func (s *clusterSim) append(n *simNode) {
 	ack := pick(s.rng, []retention.Ack{retention.AckNone, retention.AckLocal, retention.AckLocal, retention.AckQuorum})
 	var records []taxonomy.Record
-	now := s.clock.Now()
 	for range 1 + s.rng.IntN(4) {
+		s.clock.Advance(1)
+		now := s.clock.Now()
 		s.serial++
 		which := s.serial
 		if s.serial > 10 && s.rng.IntN(6) == 0 {
 			which = s.serial - s.rng.IntN(10)
 		}
-		e := &taxonomy.Event{Time: now, Kind: taxonomy.EventPage}
-		binary.BigEndian.PutUint64(e.ID[:], uint64(which))
-		records = append(records, taxonomy.Record{Kind: taxonomy.RecordEvent, Received: now, Site: "shop", Source: "web", Space: taxonomy.SpaceCookie,
-			Visitor: storetest.Visitor(which % 40), Returning: true, Event: e,
-			Consent: taxonomy.Consent{Day: now.Day(), Regime: taxonomy.RegimeOptIn, Signal: taxonomy.SignalExplicit, Purposes: taxonomy.MayAll}})
+		r := taxonomy.Record{Kind: taxonomy.RecordEvent, Received: now, Site: "shop", Source: "web", Space: taxonomy.SpaceCookie,
+			Visitor: storetest.Visitor(which % 40), Returning: true,
+			Consent: taxonomy.Consent{Day: now.Day(), Regime: taxonomy.RegimeOptIn, Signal: taxonomy.SignalExplicit, Purposes: taxonomy.MayAll}}
+		switch s.rng.IntN(12) {
+		case 0:
+			r.Consent.Destinations = []taxonomy.DestinationID{pick(s.rng, slices.Sorted(maps.Keys(s.dests)))}
+		case 1:
+			r.Consent.Purposes &^= taxonomy.MayExport
+		}
+		if s.rng.IntN(8) == 0 {
+			r.Kind = taxonomy.RecordConsent
+		} else {
+			r.Event = &taxonomy.Event{Time: now, Kind: taxonomy.EventPage, Name: categories[which%len(categories)]}
+			binary.BigEndian.PutUint64(r.Event.ID[:], uint64(which))
+			if which%5 == 0 {
+				r.Source = "ally"
+			}
+		}
+		records = append(records, r)
 	}
 	ref, reached, err := n.Append(ctx, 0, records, ack)
 	if err != nil {
@@ -152,19 +195,30 @@ func (s *clusterSim) erase(n *simNode) {
 	s.note("%s erases a visitor", n.name)
 }
 
-var simAudiences = audience.NewCatalog([]audience.Versioned{{Version: 1, Definition: audience.Definition{
-	ID: "seen", Title: "Seen", Kind: audience.KindRule, Rule: []byte(`{"trait":"c:t/seen"}`)}}})
-
 type simRules struct{}
 
 func (simRules) Version() uint32 { return 1 }
-func (simRules) Classify(_ taxonomy.SiteID, _ *taxonomy.Event, dst []taxonomy.Trait) []taxonomy.Trait {
-	return append(dst, taxonomy.CategoryTrait("t", "seen"))
+func (simRules) Classify(_ taxonomy.SiteID, e *taxonomy.Event, dst []taxonomy.Trait) []taxonomy.Trait {
+	for _, t := range parents(e.Name) {
+		dst = append(dst, taxonomy.Trait(t))
+	}
+	return dst
+}
+
+func simErasure(k taxonomy.VisitorKey) (h [16]byte) {
+	copy(h[:], k[:])
+	slices.Reverse(h[:])
+	return h
+}
+
+func (s *clusterSim) foldOptions(n *simNode) fold.Options {
+	return fold.Options{Config: fold.Config{Shards: 2, Groups: 1, Erasure: simErasure}, Events: n.store.Events(), Keyed: n.store.Keyed(), Blobs: n.store.Blobs(),
+		Rules: func() fold.Classifier { return simRules{} }, BatchBytes: 4000}
 }
 
 // take tries to become the builder.
 func (s *clusterSim) take(n *simNode) {
-	lease, err := s.c.Leases().Take(ctx, "builder", n.name, simLeaseLife)
+	lease, err := n.store.Leases().Take(ctx, "builder", n.name, simLeaseLife)
 	if err != nil {
 		return
 	}
@@ -173,22 +227,24 @@ func (s *clusterSim) take(n *simNode) {
 		return
 	}
 	s.begun = max(s.begun, lease.Term)
-	b := &simBuilder{lease: lease, renewed: s.clock.Now(), gens: audience.NewGenerations(s.c.Blobs(), s.c.Keyed(), audience.Options{Now: s.clock.Now})}
-	if err = b.gens.Claim(ctx, lease.Term); err == nil {
-		b.fold, err = fold.Open(ctx, fold.Options{Config: fold.Config{Shards: 2, Groups: 1, Erasure: func(k taxonomy.VisitorKey) (h [16]byte) {
-			copy(h[:], k[:])
-			slices.Reverse(h[:])
-			return h
-		}}, Log: n, Events: s.c.Events(), Keyed: s.c.Keyed(), Blobs: s.c.Blobs(), Rules: func() fold.Classifier { return simRules{} }, Term: lease.Term, BatchBytes: 4000,
-			OnErased: func(_ context.Context, list []fold.Erased) error {
-				keys := make([]taxonomy.VisitorKey, len(list))
-				for i := range list {
-					keys[i] = list[i].Visitor
-				}
-				return s.c.Events().Erase(ctx, keys)
-			}})
+	b := &simBuilder{lease: lease, renewed: s.clock.Now(), eraser: s.newEraser(n)}
+	s.risk(n)
+	if err = n.deliver.gens.Claim(ctx, lease.Term); err == nil {
+		o := s.foldOptions(n)
+		o.Log, o.Term = n, lease.Term
+		o.OnErased = func(ctx context.Context, list []fold.Erased) error {
+			queue := make([]forget.Erasure, len(list))
+			for i, e := range list {
+				queue[i] = forget.Erasure{Visitor: e.Visitor, Space: e.Space, At: e.At}
+			}
+			return b.eraser.Queue(ctx, queue)
+		}
+		b.fold, err = fold.Open(ctx, o)
 	}
 	s.note("%s takes the lease of term %d: %v", n.name, lease.Term, err)
+	if s.over(n) {
+		return
+	}
 	if err != nil {
 		if !transient(err) && !builderIsOver(err) {
 			s.fatalf("begin to build: %v", err)
@@ -198,6 +254,25 @@ func (s *clusterSim) take(n *simNode) {
 	s.claims[lease.Term] = true
 	n.build = b
 	s.did["builders"]++
+}
+
+// publish builds a generation of the last checkpoint.
+func (s *clusterSim) publish(n *simNode) error {
+	var defined []audience.Versioned
+	for _, name := range slices.Sorted(maps.Keys(s.m.audiences)) {
+		defined = append(defined, audience.Versioned{Version: 1, Definition: audience.Definition{
+			ID: taxonomy.AudienceID(name), Title: name, Kind: audience.KindRule, Rule: []byte(s.m.audiences[name].json())}})
+	}
+	sources := []taxonomy.SourceID{"ally", "web"}
+	if s.m.withdrawn["ally"] {
+		sources = sources[1:]
+	}
+	build := audience.Builder{Generations: n.deliver.gens, Now: s.clock.Now}
+	built, err := build.Run(ctx, audience.Job{View: n.build.fold.View(), Catalog: audience.NewCatalog(defined), Sources: sources, Term: n.build.lease.Term})
+	if err == nil {
+		n.deliver.current = built.Generation
+	}
+	return err
 }
 
 // work is one step of a node that believes that it has the lease: it looks at
@@ -210,36 +285,34 @@ func (s *clusterSim) work(n *simNode, frozen bool) {
 		return
 	}
 	var err error
-	what := pick(s.rng, []string{"fold", "fold", "fold", "checkpoint", "publish", "close the dead"})
+	what := pick(s.rng, []string{"fold", "fold", "fold", "fold", "checkpoint", "checkpoint", "publish", "publish", "close the dead", "erase soon", "night"})
 	if frozen {
-		what = pick(s.rng, []string{"checkpoint", "publish"})
+		what = pick(s.rng, []string{"checkpoint", "publish", "erase soon"})
 	}
 	before := b.fold.View().Number()
+	s.risk(n)
 	switch what {
 	case "fold":
 		_, err = b.fold.Poll(ctx)
 	case "checkpoint":
 		_, err = b.fold.Checkpoint(ctx)
 	case "publish":
-		build := audience.Builder{Generations: b.gens, Now: s.clock.Now}
-		_, err = build.Run(ctx, audience.Job{View: b.fold.View(), Catalog: simAudiences, Sources: []taxonomy.SourceID{"web"}, Term: b.lease.Term})
-	default:
-		var ends []retention.WriterEnd
-		if ends, err = n.End(ctx, 0, b.fold.Position()); err == nil {
-			for _, e := range ends {
-				if e.Open && e.Writer != n.Writer() {
-					if end, cerr := n.CloseWriter(ctx, 0, e.Writer); cerr == nil {
-						s.note("%s closes writer %s at %d", n.name, e.Writer, end)
-						s.did["closed"]++
-					} else if !errors.Is(cerr, retention.ErrHeld) && !strings.Contains(cerr.Error(), "could be copied") {
-						s.fatalf("close a writer: %v", cerr)
-					}
-				}
-			}
+		err = s.publish(n)
+	case "erase soon":
+		var k int
+		if k, err = b.eraser.Soon(ctx); k > 0 {
+			s.did["erased soon"]++
 		}
+	case "night":
+		err = s.night(n)
+	default:
+		err = s.closeDead(n)
 	}
 	s.note("%s does: %s (frozen %t): %v", n.name, what, frozen, err)
 	s.did[what]++
+	if s.over(n) {
+		return
+	}
 	later := false
 	for term := range s.claims {
 		later = later || term > b.lease.Term
@@ -259,9 +332,29 @@ func (s *clusterSim) work(n *simNode, frozen bool) {
 	}
 }
 
+// closeDead closes the writers of nodes that are silent.
+func (s *clusterSim) closeDead(n *simNode) error {
+	ends, err := n.End(ctx, 0, n.build.fold.Position())
+	if err != nil {
+		return err
+	}
+	for _, e := range ends {
+		if !e.Open || e.Writer == n.Writer() {
+			continue
+		}
+		if end, err := n.CloseWriter(ctx, 0, e.Writer); err == nil {
+			s.note("%s closes writer %s at %d", n.name, e.Writer, end)
+			s.did["closed"]++
+		} else if !errors.Is(err, retention.ErrHeld) && !strings.Contains(err.Error(), "could be copied") {
+			s.fatalf("close a writer: %v", err)
+		}
+	}
+	return nil
+}
+
 func (s *clusterSim) renew(n *simNode) {
 	asked := s.clock.Now()
-	err := s.c.Leases().Renew(ctx, n.build.lease)
+	err := n.store.Leases().Renew(ctx, n.build.lease)
 	switch {
 	case err == nil:
 		n.build.renewed = asked
@@ -271,60 +364,91 @@ func (s *clusterSim) renew(n *simNode) {
 	}
 }
 
+func (s *clusterSim) kill(n *simNode) {
+	n.Kill()
+	n.build, n.deliver.lease = nil, nil
+	s.did["kills"]++
+	s.note("%s is killed", n.name)
+}
+
+func (s *clusterSim) start(n *simNode) {
+	n.Start()
+	s.boot(n)
+	s.note("%s starts again", n.name)
+}
+
+// days lets hours or days pass. What is sent again comes within the same day.
+func (s *clusterSim) days(d taxonomy.Millis) {
+	s.clock.Advance(d)
+	s.serial += 10
+	s.note("hours pass")
+}
+
 func (s *clusterSim) step() {
 	n := pick(s.rng, s.nodes)
 	op := s.rng.IntN(100)
-	switch {
-	case op < 12:
-		s.clock.Advance(taxonomy.Millis(s.rng.IntN(3000)))
-	case op < 14: // everyone but the clock stands still
-		s.clock.Advance(taxonomy.Millis(5000 + s.rng.IntN(30_000)))
-	case n.Down():
-		if op < 40 {
-			n.Start()
-			s.note("%s starts again", n.name)
+	if s.rng.IntN(4) > 0 { // most is done by those who hold the leases
+		if i := slices.IndexFunc(s.nodes, func(n *simNode) bool {
+			return op >= 57 && (op < 73 && n.deliver.lease != nil || op >= 73 && n.build != nil)
+		}); i >= 0 {
+			n = s.nodes[i]
 		}
-	case op < 36:
+	}
+	switch {
+	case op < 10:
+		s.clock.Advance(taxonomy.Millis(s.rng.IntN(3000)))
+	case op < 11: // everyone but the clock stands still
+		s.clock.Advance(taxonomy.Millis(5000 + s.rng.IntN(30_000)))
+	case op < 12:
+		if d := pick(s.rng, []taxonomy.Millis{taxonomy.Hour, 7 * taxonomy.Hour, taxonomy.OneDay, 9 * taxonomy.OneDay}); s.clock.Now()-start < 60*taxonomy.OneDay {
+			s.days(d)
+		}
+	case n.Down():
+		if op < 50 {
+			s.start(n)
+		}
+	case op < 27:
 		s.append(n)
-	case op < 37:
+	case op < 29:
 		s.erase(n)
-	case op < 52:
+	case op < 38:
 		n.Upload(1 + s.rng.IntN(8))
-	case op < 60:
+	case op < 44:
 		s.tick(n)
 		_ = n.Beat() // what is unknown is said again
-	case op < 62:
+	case op < 46:
 		n.Settle()
-	case op < 65:
-		n.Kill()
-		n.build = nil
-		s.did["kills"]++
-		s.note("%s is killed", n.name)
+	case op < 47:
+		s.kill(n)
+	case op < 48:
+		s.m.withdrawn["ally"] = !s.m.withdrawn["ally"]
+	case op < 53:
+		s.look(n)
+	case op < 56:
+		s.partnersAct(n)
+	case op < 57:
+		s.deliver(n, true)
+	case op < 73 && (n.deliver.lease == nil || s.due(n.deliver.renewed)):
+		s.tendDeliveries(n)
+	case op < 73:
+		s.deliver(n, false)
 	case n.build == nil:
 		s.take(n)
-	case op < 72:
-		s.renew(n)
-	case op < 76: // frozen after its last look at the clock, past its lease; others go on
-		s.clock.Advance(taxonomy.Millis(simLeaseLife.Milliseconds()) + taxonomy.Millis(s.rng.IntN(5000)))
-		others := slices.DeleteFunc(slices.Clone(s.nodes), func(o *simNode) bool { return o == n || o.Down() })
-		for range s.rng.IntN(12) {
-			if len(others) == 0 {
-				break
-			}
-			o := pick(s.rng, others)
-			if o.build == nil {
-				s.take(o)
-			} else {
-				s.work(o, false)
-			}
-		}
-		if n.build != nil {
+	case op < 75: // frozen after its last look at the clock, past its lease; others go on
+		if s.meanwhile(n); n.build != nil {
 			s.work(n, true)
 			s.did["frozen"]++
 		}
+	case s.due(n.build.renewed):
+		s.renew(n)
 	default:
 		s.work(n, false)
 	}
+}
+
+// due reports whether a lease is to be renewed; now and then that is forgotten.
+func (s *clusterSim) due(renewed taxonomy.Millis) bool {
+	return s.clock.Now()-renewed >= taxonomy.Millis(simLeaseLife.Milliseconds())/4 && s.rng.IntN(5) > 0
 }
 
 // run lives for some steps, lets all trouble end, and compares.
@@ -333,10 +457,11 @@ func (s *clusterSim) run(steps int) {
 		s.step()
 	}
 	s.c.Trouble(0)
+	s.calm = true
 	s.note("all trouble ends")
 	for _, n := range s.nodes {
 		if n.Down() {
-			n.Start()
+			s.start(n)
 		}
 		if err := n.Beat(); err != nil { // who was closed begins anew
 			s.fatalf("beat at the end: %v", err)
@@ -359,6 +484,13 @@ func (s *clusterSim) run(steps int) {
 			b = n
 		}
 	}
+	s.foldAll(b)
+	s.compare(b)
+	s.cycle(b)
+}
+
+// foldAll folds all that there is, and makes it a checkpoint.
+func (s *clusterSim) foldAll(b *simNode) {
 	for _, n := range s.nodes {
 		n.Settle()
 		s.tick(n) // the clock of the fold waits for every writer that is open (R7)
@@ -368,6 +500,9 @@ func (s *clusterSim) run(steps int) {
 		}
 	}
 	for range 3 { // to the end of what is open and closed
+		if err := s.closeDead(b); err != nil {
+			s.fatalf("close the dead at the end: %v", err)
+		}
 		for {
 			n, err := b.build.fold.Poll(ctx)
 			if err != nil {
@@ -381,142 +516,11 @@ func (s *clusterSim) run(steps int) {
 			s.fatalf("checkpoint at the end: %v", err)
 		}
 	}
-	s.compare(b)
-}
-
-func (s *clusterSim) compare(b *simNode) {
-	// What is in the log, as a new node without a disk of its own sees it.
-	reader := s.c.NewNode(false)
-	log := map[taxonomy.Ref]taxonomy.Record{}
-	at := retention.Position{}
-	for {
-		frames, err := reader.Follow(ctx, 0, at, 1<<20)
-		if err != nil {
-			s.fatalf("follow: %v", err)
-		}
-		if len(frames) == 0 {
-			break
-		}
-		for i := range frames {
-			f := &frames[i]
-			if f.First != at[f.Writer]+1 {
-				s.fatalf("a frame from %d came after %d", f.First, at[f.Writer])
-			}
-			at[f.Writer] = f.Last()
-			for j := range f.Records {
-				r := f.Records[j]
-				if r.Kind != taxonomy.RecordEvent {
-					continue
-				}
-				ref := taxonomy.Ref{Writer: f.Writer, Seq: f.First + uint64(j)}
-				if !r.First.IsZero() {
-					ref = r.First
-				}
-				if _, twice := log[ref]; twice {
-					s.fatalf("R4: record %d of writer %s came twice", ref.Seq, ref.Writer)
-				}
-				log[ref] = r
-			}
-		}
-	}
-	// A builder folds its own node's records before they are copied. Those that no
-	// row has, since the node was ended meanwhile, its checkpoint has.
-	position := b.build.fold.Position()
-	folded := func(first taxonomy.Ref) bool {
-		return slices.ContainsFunc(append(s.c.CameBack(first), first), func(at taxonomy.Ref) bool { return at.Seq <= position[at.Writer] })
-	}
-	for _, known := range []map[taxonomy.Ref]taxonomy.Record{s.durable, s.maybe} {
-		for ref, r := range known {
-			if _, ok := log[ref]; !ok && folded(ref) {
-				log[ref] = r
-				s.did["only in a checkpoint"]++
-			}
-		}
-	}
-	for ref := range s.durable {
-		if _, ok := log[ref]; !ok {
-			s.fatalf("P1: record %d of writer %s was acknowledged (at quorum: %t) and is lost", ref.Seq, ref.Writer, s.quorum[ref])
-		}
-	}
-	type copyOf struct {
-		v  taxonomy.VisitorKey
-		id taxonomy.EventID
-	}
-	distinct, visitors := map[copyOf]bool{}, map[taxonomy.VisitorKey]bool{}
-	for ref, r := range log {
-		if _, ok := s.durable[ref]; !ok {
-			if _, ok := s.maybe[ref]; !ok {
-				s.fatalf("record %d of writer %s was never appended", ref.Seq, ref.Writer)
-			}
-		}
-		if !s.erased[r.Visitor] {
-			distinct[copyOf{r.Visitor, r.Event.ID}] = true
-			visitors[r.Visitor] = true
-		}
-	}
-	f := b.build.fold
-	t := f.Tallies()["shop"]
-	dropped := uint64(0)
-	for _, n := range t.Dropped {
-		dropped += n
-	}
-	if t.Received != uint64(len(log)) || t.Received != t.Stored+t.Duplicate+dropped {
-		s.fatalf("P2: the log has %d events; received %d = stored %d + duplicate %d + dropped %d", len(log), t.Received, t.Stored, t.Duplicate, dropped)
-	}
-	stored := map[copyOf]bool{}
-	err := s.c.Events().Scan(ctx, 0, 1, 0, s.clock.Now().Day()+1, func(e *retention.StoredEvent) error {
-		k := copyOf{e.Record.Visitor, e.Record.Event.ID}
-		if stored[k] {
-			return errors.New("an event is read twice")
-		}
-		stored[k] = true
-		return nil
-	})
-	if err != nil {
-		s.fatalf("R10: %v", err)
-	}
-	for k := range distinct {
-		if !stored[k] {
-			s.fatalf("P1: an event of the log is not stored")
-		}
-	}
-	for k := range stored {
-		if !distinct[k] && !s.erased[k.v] {
-			s.fatalf("an event is stored that is not in the log")
-		}
-	}
-	build := audience.Builder{Generations: b.build.gens, Now: s.clock.Now}
-	built, err := build.Run(ctx, audience.Job{View: f.View(), Catalog: simAudiences, Sources: []taxonomy.SourceID{"web"}, Term: b.build.lease.Term})
-	if err != nil {
-		s.fatalf("build at the end: %v", err)
-	}
-	if e, _ := built.Generation.Entry("seen"); e.Count != uint64(len(visitors)) {
-		s.fatalf("P7: the audience counts %d visitors, the log has %d", e.Count, len(visitors))
-	}
-	refs, err := b.build.gens.List(ctx)
-	if err != nil {
-		s.fatalf("%v", err)
-	}
-	for i := 1; i < len(refs); i++ {
-		if refs[i].Term > refs[i-1].Term {
-			s.fatalf("P8: generation %v of term %d stands behind %v of term %d", refs[i], refs[i].Term, refs[i-1], refs[i-1].Term)
-		}
-	}
-	s.did["events"] += len(log)
-	s.did["brought back"] += broughtBack(log, at)
-}
-
-func broughtBack(log map[taxonomy.Ref]taxonomy.Record, _ retention.Position) (n int) {
-	for _, r := range log {
-		if !r.First.IsZero() {
-			n++
-		}
-	}
-	return n
 }
 
 // Several edges, one builder at a time, over a model of Cassandra that answers
-// late, not at all, or twice: R1 to R6, R8.
+// late, not at all, or twice: R1 to R6, R8; and one deliverer at a time, to a partner
+// that pulls and one that is pushed to: P6, P8, R25, R26, R31.
 func TestSimulatorOverAModelOfTheCluster(t *testing.T) {
 	did := map[string]int{}
 	list := seeds(t, *clusterSeeds)
@@ -529,7 +533,8 @@ func TestSimulatorOverAModelOfTheCluster(t *testing.T) {
 	}
 	t.Logf("%d seeds from %d: %v", len(list), list[0], sortedNames(did))
 	if len(list) >= 20 {
-		for _, k := range []string{"builders", "kills", "closed", "fenced", "frozen", "brought back", "publish", "checkpoint"} {
+		for _, k := range []string{"builders", "kills", "closed", "fenced", "frozen", "brought back", "publish", "checkpoint", "night",
+			"erased soon", "died at work", "deliverers", "frozen deliverers", "thawed", "stale", "delivered full", "delivered delta"} {
 			if did[k] == 0 {
 				t.Errorf("in %d seeds there was never: %s", len(list), k)
 			}

@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -229,6 +230,26 @@ func (m *model) held(id taxonomy.DestinationID, today taxonomy.Day, pseudonym fu
 	return out
 }
 
+// compareHeld compares a partner's copy with what it must hold: all of it, nothing
+// else, and each row until a day within the 7 before ours ends (P8, R31).
+func compareHeld(holds map[row]taxonomy.Millis, want map[row]taxonomy.Day) error {
+	for r, u := range want {
+		ends, ok := holds[r]
+		if !ok {
+			return fmt.Errorf("P8: it lacks a member of %s, %d held, %d wanted", r.audience, len(holds), len(want))
+		}
+		if ends > u.Start() || ends < (u-7).Start() {
+			return fmt.Errorf("R31: it holds a member of %s until %s, ours ends %s", r.audience, ends, u.Start())
+		}
+	}
+	for r := range holds {
+		if _, ok := want[r]; !ok {
+			return fmt.Errorf("P8: it holds someone in %s who is not in ours; %d held, %d wanted", r.audience, len(holds), len(want))
+		}
+	}
+	return nil
+}
+
 // node is an audience rule, as the model reads it.
 type node struct {
 	op    string // and, or, not, trait
@@ -288,4 +309,21 @@ func (n *node) positive(yes bool) (out []string) {
 		out = append(out, k.positive(yes != (n.op == "not"))...)
 	}
 	return out
+}
+
+func randomRule(rng *rand.Rand, depth int) *node {
+	switch op := rng.IntN(6); {
+	case depth > 0 && op == 0:
+		return &node{op: "and", kids: []*node{randomRule(rng, depth-1), randomRule(rng, depth-1)}}
+	case depth > 0 && op == 1:
+		return &node{op: "or", kids: []*node{randomRule(rng, depth-1), randomRule(rng, depth-1)}}
+	case depth > 0 && op == 2:
+		return &node{op: "not", kids: []*node{randomRule(rng, depth-1)}}
+	}
+	n := &node{op: "trait", trait: "c:sim/" + pick(rng, categories), days: pick(rng, []int{1, 2, 7, 30, 90}), min: 1 + rng.IntN(2)}
+	if rng.IntN(3) == 0 {
+		n.unit = "days"
+		n.min = min(n.min, n.days)
+	}
+	return n
 }

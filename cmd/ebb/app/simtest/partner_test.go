@@ -9,10 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/segments/delivery/deliverytest"
 	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
@@ -42,12 +41,23 @@ func (w *world) file(d *dsp, path string) (int, []byte) {
 
 // pull brings the partner's copy up to what is published.
 func (w *world) pull(d *dsp) error {
-	code, b := w.file(d, delivery.FilesPath(d.id))
+	return d.pull(w.now(), func(path string) ([]byte, error) {
+		code, b := w.file(d, path)
+		if code != http.StatusOK {
+			return nil, fmt.Errorf("answer %d: %s", code, b)
+		}
+		return b, nil
+	})
+}
+
+// pull brings its copy up to what is published where read reads.
+func (d *dsp) pull(now taxonomy.Millis, read func(path string) ([]byte, error)) error {
+	b, err := read(delivery.FilesPath(d.id))
 	var m delivery.Manifest
-	if code != http.StatusOK {
-		return fmt.Errorf("manifest: %d %s", code, b)
+	if err == nil {
+		err = json.Unmarshal(b, &m)
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	files := m.Files
@@ -59,11 +69,11 @@ func (w *world) pull(d *dsp) error {
 	}
 	for _, f := range files {
 		if f.Kind == delivery.Delta && f.Base != d.at {
-			return nil // its base was withdrawn; a full will follow
+			break // its base was withdrawn; a full will follow
 		}
-		code, b := w.file(d, f.URL)
-		if code != http.StatusOK {
-			return fmt.Errorf("file %s of the manifest: %d %s", f.Name, code, b)
+		b, err := read(f.URL)
+		if err != nil {
+			return fmt.Errorf("file %s of the manifest: %w", f.Name, err)
 		}
 		if int64(len(b)) < f.Bytes {
 			return fmt.Errorf("file %s was cut short: %d of %d bytes", f.Name, len(b), f.Bytes) // and no connection takes it for whole
@@ -76,7 +86,7 @@ func (w *world) pull(d *dsp) error {
 		}
 	}
 	for r, ends := range d.holds {
-		if ends <= w.now() {
+		if ends <= now {
 			delete(d.holds, r)
 		}
 	}
@@ -84,41 +94,23 @@ func (w *world) pull(d *dsp) error {
 }
 
 func (d *dsp) apply(f delivery.ManifestFile, b []byte) error {
-	z, err := gzip.NewReader(bytes.NewReader(b))
+	rows, err := deliverytest.ReadRows(bytes.NewReader(b))
 	if err != nil {
 		return err
 	}
-	text, err := io.ReadAll(z)
-	if err != nil {
-		return err
+	if uint64(len(rows)) != f.Rows {
+		return fmt.Errorf("%d rows, the manifest says %d", len(rows), f.Rows)
 	}
 	if f.Kind == delivery.Full {
 		clear(d.holds)
 		d.full = f.Name
 	}
-	n := uint64(0)
-	for line := range strings.Lines(string(text)) {
-		c := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-		if len(c) != 4 {
-			return fmt.Errorf("a line has %d columns", len(c))
+	for _, r := range rows {
+		if r.Remove {
+			delete(d.holds, row{r.ID, r.Audience})
+		} else {
+			d.holds[row{r.ID, r.Audience}] = taxonomy.MillisOf(f.Created) + taxonomy.Millis(r.Minutes)*taxonomy.Minute
 		}
-		n++
-		minutes, err := strconv.Atoi(c[3])
-		if err != nil {
-			return err
-		}
-		r := row{c[0], c[1]}
-		switch {
-		case c[2] == "-":
-			delete(d.holds, r)
-		case c[2] == "+" && minutes > 0:
-			d.holds[r] = taxonomy.MillisOf(f.Created) + taxonomy.Millis(minutes)*taxonomy.Minute
-		default:
-			return fmt.Errorf("a line says %q, %d minutes", c[2], minutes)
-		}
-	}
-	if n != f.Rows {
-		return fmt.Errorf("%d rows, the manifest says %d", n, f.Rows)
 	}
 	d.applied, d.at = f.Name, f.Generation
 	return nil

@@ -205,7 +205,7 @@ func (s *sim) definitionsFor(names []string) {
 		if name == "a" {
 			s.m.audiences[name] = &node{op: "trait", trait: "c:sim/sport", days: 30}
 		} else {
-			s.m.audiences[name] = s.randomRule(2)
+			s.m.audiences[name] = randomRule(s.rng, 2)
 		}
 		s.defineAudience(name)
 	}
@@ -238,23 +238,6 @@ func (s *sim) defineDestination(id taxonomy.DestinationID) {
 	i := slices.IndexFunc(s.partners, func(p *dsp) bool { return p.id == id })
 	s.define(defs.Destination, string(id), delivery.Destination{ID: id, Title: string(id), Audiences: list, Floor: uint64(d.floor),
 		KeyHash: delivery.HashKey(s.partners[i].key)})
-}
-
-func (s *sim) randomRule(depth int) *node {
-	switch op := s.rng.IntN(6); {
-	case depth > 0 && op == 0:
-		return &node{op: "and", kids: []*node{s.randomRule(depth - 1), s.randomRule(depth - 1)}}
-	case depth > 0 && op == 1:
-		return &node{op: "or", kids: []*node{s.randomRule(depth - 1), s.randomRule(depth - 1)}}
-	case depth > 0 && op == 2:
-		return &node{op: "not", kids: []*node{s.randomRule(depth - 1)}}
-	}
-	n := &node{op: "trait", trait: "c:sim/" + pick(s.rng, categories), days: pick(s.rng, []int{1, 2, 7, 30, 90}), min: 1 + s.rng.IntN(2)}
-	if s.rng.IntN(3) == 0 {
-		n.unit = "days"
-		n.min = min(n.min, n.days)
-	}
-	return n
 }
 
 func pick[T any](r *rand.Rand, of []T) T { return of[r.IntN(len(of))] }
@@ -653,7 +636,7 @@ func (s *sim) stepDefine() {
 	switch s.rng.IntN(5) {
 	case 0, 1:
 		name := pick(s.rng, s.names)
-		s.m.audiences[name] = s.randomRule(2)
+		s.m.audiences[name] = randomRule(s.rng, 2)
 		s.note("audience %s is now %s", name, s.m.audiences[name].json())
 		s.act("define", func() error { s.defineAudience(name); return nil })
 	case 2:
@@ -766,20 +749,9 @@ func (s *sim) stepPublish() {
 			continue // a clock that went back: copies and deliveries have other days
 		}
 		want := s.m.held(p.id, today, func(k taxonomy.VisitorKey) string { return s.ring.Load().Pseudonym(p.id, 0, k) })
-		for r, u := range want {
-			ends, ok := p.holds[r]
-			if !ok {
-				s.fatalf("P8: partner %s lacks a member of %s, %d held, %d wanted", p.id, r.audience, len(p.holds), len(want))
-			}
-			if ends > u.Start() || ends < (u-7).Start() {
-				s.fatalf("R31: partner %s holds a member of %s until %s, ours ends %s", p.id, r.audience, ends, u.Start())
-			}
-		}
-		for r := range p.holds {
-			if _, ok := want[r]; !ok {
-				_, manifest := s.file(p, delivery.FilesPath(p.id))
-				s.fatalf("P8: partner %s holds someone in %s who is not in ours; %d held, %d wanted; it applied %s of generation %d; manifest %s", p.id, r.audience, len(p.holds), len(want), p.applied, p.at, manifest)
-			}
+		if err := compareHeld(p.holds, want); err != nil {
+			_, manifest := s.file(p, delivery.FilesPath(p.id))
+			s.fatalf("partner %s: %v; it applied %s of generation %d; manifest %s", p.id, err, p.applied, p.at, manifest)
 		}
 	}
 	for _, b := range s.browsers[:4] {
