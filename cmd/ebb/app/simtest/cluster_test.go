@@ -24,7 +24,7 @@ import (
 	"github.com/ebb-dmp/ebb/taxonomy"
 )
 
-var clusterSeeds = flag.Uint64("cluster-seeds", 60, "seeds of the simulator over the model of a cluster")
+var clusterSeeds = flag.Uint64("cluster-seeds", 20, "seeds of the simulator over the model of a cluster")
 
 const (
 	simWriterLife = 10 * time.Second
