@@ -42,8 +42,7 @@ func simDestinations(audiences []string) map[taxonomy.DestinationID]delivery.Des
 // simDeliverer is a node's part in delivering.
 type simDeliverer struct {
 	*delivery.Deliverer
-	eraser *forget.Eraser
-	gens   *audience.Generations
+	gens *audience.Generations
 
 	// What the node has read last. Behind it others go on.
 	follows *fold.Fold
