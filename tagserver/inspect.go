@@ -277,7 +277,7 @@ type Sight struct {
 // NearMiss is a rule that does not hold for one reason alone.
 type NearMiss struct {
 	Rule  string
-	Wants string // the condition that does not hold: "path prefix /shoes"
+	Wants string // the condition that does not hold: path begins with “/shoes”
 	Case  bool   // it would hold if capital letters and spaces at the ends did not count
 }
 

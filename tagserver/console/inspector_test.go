@@ -66,8 +66,8 @@ func (w *world) inspect(id taxonomy.SiteID) tagserver.Inspection {
 		{At: w.now - 2*taxonomy.Minute, Route: word("/v1/e"), Cookie: "returning", May: taxonomy.MayAll, Signals: []tagserver.SignalSeen{{Signal: taxonomy.SignalTCF, Verdict: "yes"}}, Reasons: []consent.Reason{{Code: "string_yes"}}},
 	}
 	in.Sights = [][]tagserver.Sight{{
-		{Near: []tagserver.NearMiss{{Rule: word("shoes"), Wants: word("path prefix /shoes"), Case: true}}, Unused: []string{word("query.q")}},
-		{Rules: []string{word("shoes"), word("brand")}, Traits: []taxonomy.Trait{"c:products/wine", taxonomy.Trait(word("k:brand=acme"))}, Near: []tagserver.NearMiss{{Rule: word("dear"), Wants: word("prop.price range min 100")}}, Unused: []string{word("prop.sku")}},
+		{Near: []tagserver.NearMiss{{Rule: word("shoes"), Wants: word("path begins with “/shoes”"), Case: true}}, Unused: []string{word("query.q")}},
+		{Rules: []string{word("shoes"), word("brand")}, Traits: []taxonomy.Trait{"c:products/wine", taxonomy.Trait(word("k:brand=acme"))}, Near: []tagserver.NearMiss{{Rule: word("dear"), Wants: word("prop.price is a number at least 100")}}, Unused: []string{word("prop.sku")}},
 		{}, {}}, nil, nil, nil, nil}
 	in.Findings = []tagserver.Finding{
 		{Code: word("consent/no_consent"), N: 3, Last: w.now, Where: word("none"), Why: word("nobody said yes, and the site's consent mode is opt-in"), Mend: word("have the page send the visitor's answer")},
@@ -88,7 +88,7 @@ func TestTheInspectorSaysWhatCameAndWhy(t *testing.T) {
 	_, body := s.get(t, base+"/sites/shop/inspector")
 	for _, what := range []string{
 		"2 events stored, 1 refused", "add_to_cart", "www.shop.example/Shoes/red", "brand=ACME", "Wine &amp; spirits", // what came
-		"Nearly: rule <code>shoes</code>, but for <code>path prefix /shoes</code>, and that only by capital letters or spaces",
+		"Nearly: rule <code>shoes</code>, but for: path begins with “/shoes”, and that only by capital letters or spaces",
 		"aaaa.aaa@aaaaaaa.aaa", "Nothing is allowed: nobody said yes", "the page: yes", "TCF: unreadable", "test page", "And 8 events more",
 		"Global Privacy Control", "No rule asks for <code>prop.sku</code>", "No rule holds for it",
 		`{&#34;id&#34;:&#34;sku&#34;,&#34;when&#34;:[{&#34;field&#34;:&#34;prop.sku&#34;,&#34;op&#34;:&#34;exists&#34;}],&#34;then&#34;:[&#34;k:sku={sku}&#34;]}`,

@@ -604,15 +604,16 @@ func TestAnEventAboutMoreThanFitsLosesNothing(t *testing.T) {
 	}
 }
 
-func TestAConditionReadsAsItStands(t *testing.T) {
+func TestAConditionReadsAsPlainEnglish(t *testing.T) {
 	n := 4.5
 	for want, c := range map[string]Condition{
-		"path prefix /shoes":         {Field: "path", Op: "prefix", Value: "/shoes"},
-		"not host in a b c … of 4":   {Field: "host", Op: "in", Values: []string{"a", "b", "c", "d"}, Not: true},
-		"prop.price range above 4.5": {Field: "prop.price", Op: "range", Above: &n},
-		"name in a b":                {Field: "name", Op: "in", Values: []string{"a", "b"}},
+		"path begins with “/shoes”":                       {Field: "path", Op: "prefix", Value: "/shoes"},
+		"host is not “a”, “b” or “c”":                     {Field: "host", Op: "in", Values: []string{"a", "b", "c"}, Not: true},
+		"host is “a”, “b”, “c”, “d”, “e”, “f” or 2 more":  {Field: "host", Op: "in", Values: []string{"a", "b", "c", "d", "e", "f", "g", "h"}},
+		"prop.price is a number above 4.5":                {Field: "prop.price", Op: "range", Above: &n},
+		"title has none of “red”, “shoes” as whole words": {Field: "title", Op: "words", Values: []string{"red", "shoes"}, Not: true},
 	} {
-		if got := c.String(); got != want {
+		if got := c.Words(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"math"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -96,37 +95,6 @@ type Condition struct {
 	// Not turns the question round: it holds where it would not, so also where
 	// the field is not there.
 	Not bool `json:"not,omitempty"`
-}
-
-// String says a condition as it stands, for people: "not path prefix /shoes". Of
-// many values it tells the first three and how many there are.
-func (c *Condition) String() string {
-	var b strings.Builder
-	if c.Not {
-		b.WriteString("not ")
-	}
-	b.WriteString(c.Field + " " + c.Op)
-	values := c.Values
-	if c.Value != "" {
-		values = []string{c.Value}
-	}
-	const most = 3
-	for i, v := range values {
-		if i == most {
-			fmt.Fprintf(&b, " … of %d", len(values))
-			break
-		}
-		b.WriteString(" " + v)
-	}
-	for _, bound := range []struct {
-		word string
-		v    *float64
-	}{{"min", c.Min}, {"max", c.Max}, {"above", c.Above}, {"below", c.Below}} {
-		if bound.v != nil {
-			b.WriteString(" " + bound.word + " " + strconv.FormatFloat(*bound.v, 'g', -1, 64))
-		}
-	}
-	return b.String()
 }
 
 type field uint8

@@ -24,7 +24,7 @@ func (s *Server) Inspect(site taxonomy.SiteID) tagserver.Inspection {
 	})
 }
 
-// wants says a condition of a rule as it stands there: "path prefix /shoes".
+// wants says a condition of a rule in plain English.
 func (c *catalog) wants(rule string, when int) string {
 	doc, ok := c.snap.Get(defs.Rule, rule)
 	if !ok {
@@ -34,5 +34,5 @@ func (c *catalog) wants(rule string, when int) string {
 	if json.Unmarshal(doc.Body, &r) != nil || when >= len(r.When) {
 		return ""
 	}
-	return r.When[when].String()
+	return r.When[when].Words()
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,8 +23,8 @@ import (
 
 // explain says all that can be found out of events that visitor_events
 // acknowledged and that are not read: of which writes they were, whether a read
-// of the visitor finds them, whether any one replica does, and whether a file of
-// any replica has them.
+// of the visitor finds them, whether any one replica does, whether a file of any
+// replica has them, and whether a node left out a part of its commit log.
 func (h *history) explain(t *testing.T, keyspace string, missing []taxonomy.EventID) {
 	t.Helper()
 	of := map[taxonomy.EventID]bool{}
@@ -74,6 +75,30 @@ func (h *history) explain(t *testing.T, keyspace string, missing []taxonomy.Even
 		f, err = inFiles(t, node, keyspace)
 		h.note("  files of node %s have %d of them, %v", node, tally(f), err)
 	}
+	for _, said := range leftOut(t) {
+		h.note("  %s", said)
+	}
+}
+
+// leftOut is what nodes said, at their last two starts, of parts of their commit log
+// that they did not read.
+func leftOut(t *testing.T) (said []string) {
+	t.Helper()
+	for node := range strings.Lines(cass(t, "status")) {
+		f := strings.Fields(node)
+		for _, name := range []string{"system.log.before", "system.log"} {
+			b, err := os.ReadFile(filepath.Join(f[len(f)-1], "logs", name))
+			if err != nil {
+				said = append(said, err.Error())
+			}
+			for line := range strings.Lines(string(b)) {
+				if strings.Contains(line, "commit log replay error") {
+					said = append(said, strings.Join(f[:2], " ")+" "+strings.TrimSpace(line))
+				}
+			}
+		}
+	}
+	return said
 }
 
 // onlyFrom reads what one replica has.

@@ -149,7 +149,7 @@ func (s *sim) seen(n int) bool {
 func (s *sim) untilTaken(to *folder, want int) {
 	s.t.Helper()
 	for tries := 0; len(to.holds) != want; tries++ {
-		if tries == 5000 {
+		if tries == 120_000 { // an end, not a bound
 			s.t.Fatal("a look at a checkpoint with the conversion sent nothing")
 		}
 		time.Sleep(time.Millisecond) // for the sender's goroutine; the clock of the test stands
