@@ -206,7 +206,8 @@ func target(next string) string {
 	if err != nil || u.Scheme != "" || u.Host != "" || u.Opaque != "" || !below(u.Path) || path.Clean(u.Path) != u.Path || u.Path == base+"/login" {
 		return base
 	}
-	return (&url.URL{Path: u.Path, RawQuery: u.RawQuery}).String()
+	// A path with a backslash is escaped there; a query is taken as it came.
+	return (&url.URL{Path: u.Path, RawQuery: strings.ReplaceAll(u.RawQuery, `\`, "%5C")}).String()
 }
 
 // fromUs reports whether a POST comes from a page of ours. All current browsers
