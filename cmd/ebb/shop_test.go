@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -75,11 +76,22 @@ func makeShop(data string) (adminKey string, err error) {
 	return adminKey, a.Close(ctx)
 }
 
+// freePort takes a port below those that the system gives to whoever asks for any:
+// between its end and the server's start nobody gets it by chance.
+func freePort() (l net.Listener, err error) {
+	for range 100 {
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+mathrand.IntN(20_000))); err == nil {
+			break
+		}
+	}
+	return l, err
+}
+
 // freePorts returns settings for three listeners on ports that are free now, and
 // schedules that never come while a test runs.
 func freePorts() (env []string, private string, err error) {
 	for _, name := range []string{"PUBLIC", "PARTNER", "PRIVATE"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := freePort()
 		if err != nil {
 			return nil, "", err
 		}

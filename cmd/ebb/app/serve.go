@@ -32,8 +32,8 @@ const drainFor = 10 * time.Second
 // Serve opens the three listeners over an open App and starts its loops. Close
 // stops all of it in the reverse order: the public listener first, so that
 // nothing new comes, the store last.
-func (a *App) Serve(ctx context.Context) (s *Server, err error) {
-	s = &Server{App: a}
+func (a *App) Serve(ctx context.Context) (*Server, error) {
+	s := &Server{App: a} // no named result: what is stopped after a failure needs it
 	if err := a.Start(); err != nil {
 		return nil, err
 	}
@@ -41,6 +41,7 @@ func (a *App) Serve(ctx context.Context) (s *Server, err error) {
 	if err := s.routes(&o); err != nil {
 		return nil, err
 	}
+	var err error
 	if s.edge, err = tagserver.New(o); err != nil {
 		return nil, err
 	}

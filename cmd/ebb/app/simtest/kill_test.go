@@ -77,13 +77,17 @@ func install(t testing.TB) *installation {
 	if err := a.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for i := range in.addr { // free ports
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	// Free ports, below those that the system gives to whoever asks for any: nobody
+	// gets them by chance while the server is down.
+	for i, tries := 0, 0; i < len(in.addr); tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		if err == nil {
+			in.addr[i] = l.Addr().String()
+			defer l.Close() // when all are known
+			i++
+		} else if tries == 100 {
 			t.Fatal(err)
 		}
-		in.addr[i] = l.Addr().String()
-		l.Close()
 	}
 	return in
 }
