@@ -1,6 +1,8 @@
 package consenttest
 
 import (
+	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/ebb-dmp/ebb/retention/defs"
 	"github.com/ebb-dmp/ebb/segments/audience"
 	"github.com/ebb-dmp/ebb/segments/delivery"
+	"github.com/ebb-dmp/ebb/tagserver"
 	"github.com/ebb-dmp/ebb/taxonomy"
 	"github.com/ebb-dmp/ebb/taxonomy/tree"
 )
@@ -170,12 +173,15 @@ func TestASensitiveAudienceIsNotSent(t *testing.T) {
 	if e, _ := done.Generation.Entry("ill"); e.Count != 2 {
 		t.Errorf("built with %d members", e.Count)
 	}
-	run, err := w.server.Deliver(ctx, "seven")
-	if err != nil {
-		t.Fatal(err)
+	rec := w.ask(tagserver.Private, "GET", "/api/v1/destinations/seven/deliveries", "", http.Header{"Authorization": {"Bearer " + w.key}})
+	var list struct {
+		Items []struct{ Withheld []delivery.Withheld }
+	}
+	if err := json.Unmarshal(rec.Body.Bytes(), &list); err != nil || len(list.Items) == 0 {
+		t.Fatalf("%d %s", rec.Code, rec.Body)
 	}
 	var why []string
-	for _, x := range run.Withheld {
+	for _, x := range list.Items[0].Withheld {
 		why = append(why, string(x.Audience)+": "+x.Why)
 	}
 	if got := strings.Join(why, "; "); len(why) != 4 || !strings.Contains(got, "ill: it tells of c:shop/health, which is sensitive") {
