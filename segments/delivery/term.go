@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,9 +107,7 @@ func (d *Deliverer) begin(ctx context.Context, dest taxonomy.DestinationID, src 
 	if err != nil {
 		return err
 	}
-	if src.Term == 0 {
-		src.Term = h.Term
-	}
+	src.Term = cmp.Or(src.Term, h.Term)
 	if h.version > 0 {
 		return nil
 	}

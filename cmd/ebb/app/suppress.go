@@ -138,12 +138,11 @@ func (s *suppressor) pass(ctx context.Context) error {
 		s.wg.Go(func() {
 			settled, next := false, taxonomy.Millis(0)
 			a.attempt(ctx, "suppress", func(ctx context.Context) error {
-				v, err := a.newestView(ctx)
+				src, err := a.source(ctx, c, &d, g)
 				if err != nil {
 					return err
 				}
-				src := a.source(c, &d, g)
-				src.Term, src.View = term, v
+				src.Term = term
 				done, err := a.deliverer.Suppress(ctx, d, src)
 				if err != nil {
 					return err

@@ -18,7 +18,11 @@ func (a *App) DryRun(ctx context.Context, d delivery.Destination) (delivery.DryR
 	if g == nil {
 		return delivery.DryRun{}, fmt.Errorf("try a delivery to %s: there is no generation yet; build one first", d.ID)
 	}
-	return a.deliverer.DryRun(ctx, d, a.source(a.catalog.Load(), &d, g))
+	src, err := a.source(ctx, a.catalog.Load(), &d, g)
+	if err != nil {
+		return delivery.DryRun{}, fmt.Errorf("try a delivery to %s: %w", d.ID, err)
+	}
+	return a.deliverer.DryRun(ctx, d, src)
 }
 
 func (d deliveries) DryRun(ctx context.Context, x delivery.Destination) (delivery.DryRun, error) {

@@ -174,19 +174,22 @@ func (a *App) deliver(ctx context.Context, id taxonomy.DestinationID, term uint6
 	if g == nil {
 		return delivery.Delivery{}, fmt.Errorf("deliver to %s: there is no generation yet; build one first", id)
 	}
-	v, err := a.newestView(ctx)
+	src, err := a.source(ctx, c, &d, g)
 	if err != nil {
 		return delivery.Delivery{}, fmt.Errorf("deliver to %s: %w", id, err)
 	}
-	src := a.source(c, &d, g)
-	src.Term, src.View = term, v
+	src.Term = term
 	return a.deliverer.Run(ctx, d, src)
 }
 
 // source is a generation as a destination gets it.
-func (a *App) source(c *catalog, d *delivery.Destination, g *audience.Generation) delivery.Source {
+func (a *App) source(ctx context.Context, c *catalog, d *delivery.Destination, g *audience.Generation) (delivery.Source, error) {
+	v, err := a.newestView(ctx)
+	if err != nil {
+		return delivery.Source{}, err
+	}
 	return delivery.Source{
-		Generation: g, View: a.fold.View(), Members: a.generations.Members, Withhold: c.withhold(d, a.env.millis().Day()), Suppressed: a.suppressed(d),
+		Generation: g, View: v, Members: a.generations.Members, Withhold: c.withhold(d, a.env.millis().Day()), Suppressed: a.suppressed(d),
 		Info: func(id taxonomy.AudienceID) delivery.AudienceInfo {
 			info := delivery.AudienceInfo{ID: id, Slug: string(id)}
 			if d, ok := c.audiences.Get(id); ok {
@@ -194,7 +197,7 @@ func (a *App) source(c *catalog, d *delivery.Destination, g *audience.Generation
 			}
 			return info
 		},
-	}
+	}, nil
 }
 
 // DeliverAll delivers to every destination, due or not; one that fails does not
