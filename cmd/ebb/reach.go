@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/ebb-dmp/ebb/cmd/ebb/app"
@@ -35,9 +36,11 @@ func reach(c *cli.Context, fn func(*client.Client) error) error {
 	if quiet.Messages.Level == "info" {
 		quiet.Messages.Level = "warn" // the answer says what was done
 	}
+	if _, err := os.Stat(r.KeysFile()); errors.Is(err, fs.ErrNotExist) && r.AdminKey != "" {
+		return overNetwork(c, r, fn) // who has the data and not its keys needs a server
+	}
 	a, _, err := openApp(c, &quiet, false)
-	// Who has the data but not its keys can only be answered by a server.
-	if app.InUse(err) || errors.Is(err, fs.ErrNotExist) && r.AdminKey != "" {
+	if app.InUse(err) {
 		return overNetwork(c, r, fn)
 	}
 	if err != nil {
