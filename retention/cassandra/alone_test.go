@@ -117,22 +117,13 @@ func repair(t *testing.T, node string) {
 // LOCAL_QUORUM, does not, and a repair gives the node what it lacks.
 func TestLongFaultANodeAwayPastTheHintWindowIsMendedByARepair(t *testing.T) {
 	needThree(t)
-	st, err := Open(t.Context(), testOptions(realNow))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	empty(t, st, "visitor_events")
 	const window = 5 * time.Second // instead of 3 h, so that the node is away past it
 	for _, n := range []string{"1", "2"} {
 		before := regexp.MustCompile(`\d+`).FindString(cass(t, "nodetool", n, "getmaxhintwindow"))
 		cass(t, "nodetool", n, "setmaxhintwindow", strconv.Itoa(int(window.Milliseconds())))
 		defer cass(t, "nodetool", n, "setmaxhintwindow", before)
 	}
-	h := newHistory()
-	end := h.begin(st)
-	defer end()
-	h.more(t, 200, "before")
+	st, h, end := loaded(t, 200)
 	cass(t, "kill", "3")
 	agree(t, []string{"1", "2"}, "DN", []string{"3"})
 	wait(window + time.Second)

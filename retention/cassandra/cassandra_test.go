@@ -105,7 +105,12 @@ func needCluster(t testing.TB) {
 	if cluster.host != "" {
 		return
 	}
-	const how = "no Cassandra: export EBB_TEST_CASSANDRA=$(deploy/cassandra/cass up 1)"
+	unmet(t, "no Cassandra: export EBB_TEST_CASSANDRA=$(deploy/cassandra/cass up 1)")
+}
+
+// unmet ends a test that lacks a part, saying how to get it: in CI it has failed.
+func unmet(t testing.TB, how string) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(how)
 	}

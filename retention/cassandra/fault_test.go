@@ -43,7 +43,7 @@ func needThree(t *testing.T) {
 	t.Helper()
 	needCluster(t)
 	if cluster.nodes < 3 || !strings.HasPrefix(cluster.host, "127.0.") {
-		t.Skip("needs three nodes: EBB_TEST_CASSANDRA=$(CASS_HEAP=384m deploy/cassandra/cass up 3)")
+		unmet(t, "needs three nodes: EBB_TEST_CASSANDRA=$(CASS_HEAP=384m deploy/cassandra/cass up 3)")
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -185,18 +185,26 @@ func (h *history) check(t *testing.T, st *Store) {
 	}
 }
 
-func faulted(t *testing.T, do func(h *history)) {
-	needThree(t)
-	o := testOptions(realNow)
-	st, err := Open(t.Context(), o)
+// loaded begins a load of an empty table and waits until n events are acknowledged.
+// end ends it; so does the test's end.
+func loaded(t *testing.T, n int) (st *Store, h *history, end func()) {
+	t.Helper()
+	st, err := Open(t.Context(), testOptions(realNow))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer st.Close()
+	t.Cleanup(func() { _ = st.Close() })
 	empty(t, st, "visitor_events")
-	h := newHistory()
-	end := h.begin(st)
-	h.more(t, 200, "before")
+	h = newHistory()
+	end = h.begin(st)
+	t.Cleanup(end)
+	h.more(t, n, "before")
+	return st, h, end
+}
+
+func faulted(t *testing.T, do func(h *history)) {
+	needThree(t)
+	st, h, end := loaded(t, 200)
 	do(h)
 	h.more(t, 200, "after it")
 	end()

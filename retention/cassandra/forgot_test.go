@@ -3,7 +3,6 @@ package cassandra
 import (
 	"context"
 	"errors"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -120,14 +119,9 @@ func needPeriodic(t *testing.T) {
 	if err := sharedSession(t).one(t.Context(), `SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'`, nil, &mode); err != nil {
 		t.Fatal(err)
 	}
-	if mode == "periodic" {
-		return
+	if mode != "periodic" {
+		unmet(t, "needs a node of its own: EBB_TEST_CASSANDRA=$(CASS_SYNC=periodic deploy/cassandra/cass up 1)")
 	}
-	const how = "needs a node of its own: EBB_TEST_CASSANDRA=$(CASS_SYNC=periodic deploy/cassandra/cass up 1)"
-	if os.Getenv("CI") == "true" {
-		t.Fatal(how)
-	}
-	t.Skip(how)
 }
 
 // K2: a node with commitlog_sync: periodic that is killed forgets what it

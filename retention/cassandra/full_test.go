@@ -57,11 +57,7 @@ func onSmallDisks(t *testing.T, nodes ...string) *disks {
 	t.Helper()
 	needThree(t)
 	if out, err := exec.Command("unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt").CombinedOutput(); err != nil {
-		how := fmt.Sprintf("needs to mount: run it as root on Linux (%v: %s)", err, out)
-		if os.Getenv("CI") == "true" {
-			t.Fatal(how)
-		}
-		t.Skip(how)
+		unmet(t, fmt.Sprintf("needs to mount: run it as root on Linux (%v: %s)", err, out))
 	}
 	d := &disks{t: t}
 	for _, n := range nodes {
@@ -160,16 +156,7 @@ func ended(t *testing.T, nodes ...string) {
 // is room, and then as after a kill.
 func TestLongFaultAFullDiskOfOneNodeLosesNothing(t *testing.T) {
 	d := onSmallDisks(t, "3")
-	st, err := Open(t.Context(), testOptions(realNow))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	empty(t, st, "visitor_events")
-	h := newHistory()
-	end := h.begin(st)
-	defer end()
-	h.more(t, 200, "before")
+	st, h, end := loaded(t, 200)
 	begin := time.Now()
 	d.fill()
 	ended(t, "3")

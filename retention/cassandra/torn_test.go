@@ -177,16 +177,7 @@ func TestLongFaultATornCommitLogLosesNothing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			needThree(t)
-			st, err := Open(t.Context(), testOptions(realNow))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer st.Close()
-			empty(t, st, "visitor_events")
-			h := newHistory()
-			end := h.begin(st)
-			defer end()
-			h.more(t, 1000, "before")
+			st, h, end := loaded(t, 1000)
 			cass(t, append([]string{"kill"}, c.killed...)...)
 			file, written := segment(t, "3")
 			c.damage(t, file, written)

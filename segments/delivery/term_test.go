@@ -104,6 +104,17 @@ func (r *pushRig) on(t tb, i *icy) *delivery.Deliverer {
 	return d
 }
 
+// held is what the partner holds: as it was sent, or all that it can pull.
+func (r *pushRig) held(t tb, transport string) map[string]bool {
+	t.Helper()
+	if transport == "push" {
+		return r.to.Holds(r.w.now)
+	}
+	p := partner{ends: map[string]taxonomy.Millis{}}
+	p.pull(t, r.rig)
+	return p.holds(r.w.now)
+}
+
 // P8: a deliverer that is frozen at any moment, and goes on when another has its
 // lease, publishes nothing and begins to send nothing, whether it has a lease of
 // its own or delivers by command. What it was just sending may arrive late; a full
@@ -176,14 +187,7 @@ func TestADelivererFrozenPastItsLeaseSendsNothing(t *testing.T) {
 				if err := first.Claim(t.Context(), 1, nil); !errors.Is(err, delivery.ErrStale) {
 					t.Errorf("%s: a term that is over was claimed: %v", what, err)
 				}
-				got := func() map[string]bool {
-					if transport == "push" {
-						return r.to.Holds(w.now)
-					}
-					p := partner{ends: map[string]taxonomy.Millis{}}
-					p.pull(t, r.rig)
-					return p.holds(w.now)
-				}
+				got := func() map[string]bool { return r.held(t, transport) }
 				if a.atSend { // one chunk arrived late: the next full says it all
 					w.now += taxonomy.OneDay
 					for _, v := range w.visitors {
@@ -293,14 +297,7 @@ func TestAPlanThatAnErasureOvertakesIsMadeAnew(t *testing.T) {
 					}
 					break
 				}
-				got := func() map[string]bool {
-					if transport == "push" {
-						return r.to.Holds(w.now)
-					}
-					p := partner{ends: map[string]taxonomy.Millis{}}
-					p.pull(t, r.rig)
-					return p.holds(w.now)
-				}
+				got := func() map[string]bool { return r.held(t, transport) }
 				held, want := got(), w.want(&dest)
 				if id := w.id(&dest, w.visitors[0]) + "\tcars"; held[id] && planned {
 					// It was there already, or under way: the ledger knows, and the next
